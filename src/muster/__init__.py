@@ -1,0 +1,1 @@
+"""Muster: federated learning from one job file."""

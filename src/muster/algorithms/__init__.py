@@ -1,0 +1,1 @@
+"""One file per paper: its difference, its citation, and the function that builds the `Algorithm`."""

@@ -1,0 +1,56 @@
+"""One line of history per model version: every view of a run reads these and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Mapping
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened while one version was made. Counts, bytes and device seconds are of this version.
+
+    Version 0 is the untrained model: it has metrics and nothing else.
+    """
+
+    version: int
+    now_secs: float
+    """Virtual time at which the version was made."""
+    wall_secs: float
+    """Wall time since the run began; time before a resume included."""
+    loss: float | None = None
+    """Mean training loss of the updates folded, weighted by examples; None if nothing was folded."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of the test set, when this version was evaluated: `accuracy`, `loss`. Else empty."""
+    num_sent: int = 0
+    num_accepted: int = 0
+    """Updates that arrived in time and passed the gate."""
+    num_refused: int = 0
+    """Updates that arrived and were refused by the gate (NaN, too large)."""
+    num_late: int = 0
+    """Tasks discarded because the round closed without them."""
+    num_lost: int = 0
+    """Tasks whose client failed before it reported."""
+    num_discarded: int = 0
+    """Tasks discarded for another reason (too stale, an abandoned round, the end of the run)."""
+    up_bytes: int = 0
+    down_bytes: int = 0
+    device_secs_used: float = 0.0
+    """Seconds that clients spent on tasks that counted."""
+    device_secs_wasted: float = 0.0
+    """Seconds that clients spent on tasks that did not."""
+    clients: tuple[int, ...] = ()
+    """Whose updates were folded, in order of arrival."""
+    surrogate: bool = False
+    """The losses come from a curve, not from training (clock-only runs of a select that reads)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data, one line of records.jsonl."""
+        return {**asdict(self), "metrics": dict(self.metrics), "clients": list(self.clients)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Record:
+        """The inverse of `to_json`; keys that a later Muster may add are left out."""
+        names = {f.name for f in fields(cls)}
+        body = {k: v for k, v in data.items() if k in names}
+        return cls(**{**body, "clients": tuple(body.get("clients", ()))})

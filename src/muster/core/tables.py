@@ -1,0 +1,212 @@
+"""The vocabulary: what can happen (events) and what can be asked (commands), as tables of rows.
+
+A table is a NumPy structured array: one row on a network, thousands in a simulation. Times are
+integer nanoseconds since the start of the run, so that 0.1 s + 0.2 s is 0.3 s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Table: TypeAlias = npt.NDArray[Any]
+Ids: TypeAlias = npt.NDArray[np.int64]
+
+SECOND = 1_000_000_000
+"""Nanoseconds in a second."""
+
+
+def to_ns(secs: float) -> int:
+    """Seconds as integer nanoseconds, rounded to the nearest."""
+    return round(secs * SECOND)
+
+
+def to_secs(ns: int) -> float:
+    """Integer nanoseconds as seconds."""
+    return ns / SECOND
+
+
+class Kind(IntEnum):
+    """What happened. The values order rows of one instant: arrivals first, timers last."""
+
+    STARTED = 0
+    ARRIVED = 1
+    PROGRESSED = 2
+    LOST = 3
+    LEFT = 4
+    JOINED = 5
+    WOKE = 6
+    ADVANCED = 7
+    MEASURED = 8
+
+
+class Reason(IntEnum):
+    """Why a task did not count: `Lost` and `Discard` carry it."""
+
+    NONE = 0
+    DROPPED = 1
+    """The client failed or went offline before it reported."""
+    REJOINED = 2
+    """The client joined anew while the server still waited for its old task."""
+    LEFT = 3
+    """The client said goodbye with a task out."""
+    LATE = 4
+    """The round closed without it."""
+    STALE = 5
+    """It was based on a model that is too old."""
+    ABANDONED = 6
+    """The round it belonged to failed."""
+    STOPPED = 7
+    """The run ended."""
+
+
+class Refusal(IntEnum):
+    """Why the gate refused an update that arrived; 0 means that it counts."""
+
+    NONE = 0
+    NON_FINITE = 1
+    TOO_LARGE = 2
+    BAD_WEIGHT = 3
+    WRONG_SHAPE = 4
+
+
+EVENT = np.dtype(
+    [
+        ("now", "i8"),  # ns
+        ("kind", "i1"),
+        ("client", "i8"),
+        ("ticket", "i8"),  # of Woke: the timer's number; of Advanced: the version
+        ("steps", "i4"),
+        ("secs", "f8"),  # the client's compute seconds
+        ("reason", "i1"),
+    ]
+)
+"""One row an event, in order of (now, kind, client)."""
+
+TASK = np.dtype(
+    [
+        ("ticket", "i8"),
+        ("client", "i8"),
+        ("version", "i8"),
+        ("sent_at", "i8"),  # ns
+        ("attempt", "i4"),  # how many tasks this client had before
+        ("arrived", "?"),  # reported, but neither accepted nor discarded yet
+    ]
+)
+"""One row a task that the server waits for or has not decided on."""
+
+REPORT = np.dtype(
+    [
+        ("ticket", "i8"),
+        ("client", "i8"),
+        ("num_examples", "i4"),
+        ("num_steps", "i4"),
+        ("staleness", "i4"),  # versions between the model it was sent and the one it moves
+        ("loss", "f8"),  # mean over the examples trained, as they were trained
+        ("loss_sq_mean", "f8"),  # mean of the squared loss per example
+        ("refused", "i1"),
+    ]
+)
+"""One row an accepted update: all that the control plane may learn about what training measured."""
+
+
+def rows(dtype: np.dtype[Any], count: int, **columns: Any) -> Table:
+    """A table of `count` rows with the named columns set and the others zero."""
+    table = np.zeros(count, dtype)
+    for name, values in columns.items():
+        table[name] = values
+    return table
+
+
+def frozen(table: Table) -> Table:
+    """The same array, made read-only: what leaves `step` can be shared, never written to."""
+    table.flags.writeable = False
+    return table
+
+
+@dataclass(frozen=True)
+class Events:
+    """What one call of `step` is told: rows in key order, and reports if the row is `Advanced`."""
+
+    table: Table
+    reports: Table = field(default_factory=lambda: rows(REPORT, 0))
+
+    @classmethod
+    def one(cls, kind: Kind, now_ns: int, ticket: int = 0, reports: Table | None = None) -> Events:
+        """A single row that no client caused: Started, Woke(number) or Advanced(version)."""
+        table = rows(EVENT, 1, now=now_ns, kind=kind, client=-1, ticket=ticket)
+        return cls(table) if reports is None else cls(table, reports)
+
+
+@dataclass(frozen=True)
+class Appetite:
+    """How far the shell may deliver in one call.
+
+    Rows in key order up to the `num_arrivals`-th arrival, the first timer, or all that is pending.
+    """
+
+    num_arrivals: int = 1
+    stop_at_loss: bool = False
+    """Also stop after the first `Lost` row: the pace answers each loss at its instant."""
+    whole_instant: bool = False
+    """Instead: exactly the rows of one instant, all of them."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Send these tasks out now. `tasks` has the columns of TASK."""
+
+    tasks: Table
+
+
+@dataclass(frozen=True)
+class Accept:
+    """These updates count; `staleness` i64[K] says how many versions late each is."""
+
+    tickets: Ids
+    staleness: Ids
+
+
+@dataclass(frozen=True)
+class Discard:
+    """These tasks end without counting; the clients stop at their next step and are free at once."""
+
+    tickets: Ids
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Fold what was accepted, move the model to `version`, then say `Advanced` at the same instant."""
+
+    version: int
+
+
+@dataclass(frozen=True)
+class WakeAt:
+    """Ring at `time_ns`. Each has a number, and only the newest is live."""
+
+    time_ns: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate the model of this version; it takes no virtual time."""
+
+    version: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The run is over. `why` is a sentence; `status` one of `rounds`, `virtual_secs`, `stalled`."""
+
+    status: str
+    why: str
+
+
+Command: TypeAlias = Train | Accept | Discard | Advance | WakeAt | Evaluate | Stop

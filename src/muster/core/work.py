@@ -1,0 +1,64 @@
+"""How much a client trains in one task, and in which order it sees its examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from .part import Part
+
+
+@dataclass(frozen=True)
+class Work(Part):
+    """One task's local training: passes over the client's examples, or a number of mini-batch steps.
+
+    A client with fewer examples than a batch trains on what it has; the last, short batch of an
+    epoch is kept. Steps go on into the next epoch, freshly shuffled.
+    """
+
+    epochs: int = 1
+    """Passes over the client's examples. Ignored when `steps` is given."""
+    steps: int | None = None
+    """Mini-batch steps instead of epochs."""
+    batch_size: int = 20
+    """Examples a step; 0 is one full batch of all the client's examples."""
+
+    def __post_init__(self) -> None:
+        self.check_number("epochs", at_least=1)
+        self.check_number("steps", at_least=1)
+        self.check_number("batch_size", at_least=0)
+
+    def batches_per_epoch(self, num_examples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Steps that one pass takes, for each of `num_examples` (i64[K])."""
+        size = np.maximum(num_examples, 1) if self.batch_size == 0 else self.batch_size
+        return np.asarray(-(-num_examples // size), np.int64)
+
+    def num_steps(self, num_examples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """SGD steps of one task, for clients with `num_examples` (i64[K]) examples."""
+        if self.steps is not None:
+            return np.where(num_examples > 0, self.steps, 0).astype(np.int64)
+        return self.epochs * self.batches_per_epoch(num_examples)
+
+    def num_trained(self, num_examples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Examples that one task goes through (with repetition), for each of `num_examples`."""
+        if self.steps is None:
+            return self.epochs * np.asarray(num_examples, np.int64)
+        per_epoch = np.maximum(self.batches_per_epoch(num_examples), 1)
+        whole, rest = np.divmod(self.steps, per_epoch)
+        batch = num_examples if self.batch_size == 0 else self.batch_size
+        return np.asarray(whole * num_examples + np.minimum(rest * batch, num_examples), np.int64)
+
+    def batches(self, num_examples: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
+        """Yields the example indices of each step in turn: i64[<= batch_size], shuffled every epoch."""
+        left = int(self.num_steps(np.asarray([num_examples]))[0])
+        size = self.batch_size or max(num_examples, 1)
+        while left > 0:
+            order = rng.permutation(num_examples)
+            for start in range(0, num_examples, size):
+                yield order[start : start + size]
+                left -= 1
+                if left == 0:
+                    return

@@ -1,0 +1,1 @@
+"""Who the clients are in time: how fast they compute and how fast their links are."""

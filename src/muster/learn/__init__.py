@@ -1,0 +1,1 @@
+"""The only room that knows gradients: learners, workers, and the data plane that folds updates."""

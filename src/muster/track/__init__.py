@@ -1,0 +1,1 @@
+"""Records to console, files, plots and the HTML report."""
