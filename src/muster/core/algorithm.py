@@ -67,8 +67,10 @@ class Plan:
     """Tasks to send now."""
     min_start: int = 1
     """Send nothing while fewer clients than this are free."""
+    top_up: bool = False
+    """If fewer than `send` are free, call again when there are more."""
     wake_after_ns: int | None = None
-    """Call again so long after work went out, whatever happens (a deadline)."""
+    """Call again so long after work goes out now (a deadline); it ends with the version or failure."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class View:
     now_ns: int
     version: int
     tasks: Table
+    num_lost: int
+    """Tasks that were lost in this delivery; they are no longer in `tasks`."""
     due: bool
     """The deadline asked for by `wake_after_ns` has come."""
 

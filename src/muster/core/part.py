@@ -134,7 +134,7 @@ def known(room: str, base: type[P]) -> Mapping[str, type[P]]:
 
 def to_json(value: Any) -> Any:
     """A part (or a tuple, number, string, None in it) as plain JSON data, classes by reference."""
-    if is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass(value):
         body = {f.name: to_json(getattr(value, f.name)) for f in fields(value) if f.init}
         return {"part": reference(type(value)), **body}
     if isinstance(value, (list, tuple)):

@@ -1,0 +1,157 @@
+"""What the server knows between two calls of `step`: small, immutable, saved and restored whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from .algorithm import Algorithm, State
+from .population import Population
+from .tables import TASK, Ids, Table, frozen, rows
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many tasks each client has had: a column of counts with a short log of additions on top.
+
+    Adding one client must not copy a column of ten million. So additions go into `recent`, and are
+    merged into a new `base` when that has grown to a few thousand.
+    """
+
+    base: npt.NDArray[np.int32]  # [C]
+    recent: Ids  # clients, one entry an addition
+
+    MERGE_AT = 4096
+
+    def of(self, clients: Ids) -> npt.NDArray[np.int32]:
+        """The counts of `clients` (i64[K], distinct)."""
+        late = np.zeros(len(clients), np.int32)
+        if len(self.recent):
+            order = np.argsort(clients, kind="stable")
+            place = np.searchsorted(clients, self.recent, sorter=order)
+            place = order[np.minimum(place, max(len(clients) - 1, 0))] if len(clients) else place[:0]
+            hit = clients[place] == self.recent if len(clients) else np.zeros(0, bool)
+            np.add.at(late, place[hit], 1)
+        return self.base[clients] + late
+
+    def add(self, clients: Ids) -> Tally:
+        """One more for each of `clients`; this object stays as it is."""
+        recent = np.concatenate([self.recent, clients])
+        if len(recent) <= self.MERGE_AT:
+            return Tally(self.base, frozen(recent))
+        return Tally(
+            frozen(self.base + np.bincount(recent, minlength=len(self.base)).astype(np.int32)), recent[:0]
+        )
+
+    def counts(self) -> npt.NDArray[np.int32]:
+        """The whole column, i32[C]."""
+        added = np.bincount(self.recent, minlength=len(self.base)).astype(np.int32)
+        return np.asarray(self.base + added, np.int32)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run ends by its own measure, and how often it is evaluated."""
+
+    rounds: int | None = None
+    """Versions to make."""
+    virtual_ns: int | None = None
+    """Instant at which the run ends, whatever is out."""
+    evaluate_every: int = 1
+    """Evaluate every so many versions, and always the last one."""
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """The whole state of the control plane. Arrays in it are read-only; `step` makes new ones."""
+
+    tasks: Table
+    """TASK rows: what is out, and what has arrived and waits for a decision."""
+    tally: Tally
+    select: State
+    pace: State
+    limits: Limits = field(default_factory=Limits)
+    now_ns: int = 0
+    version: int = 0
+    next_ticket: int = 0
+    num_draws: int = 0
+    """Selections drawn so far: they key the randomness of the next one."""
+    timer: int = -1
+    """The number of the newest WakeAt; older ones ring in vain."""
+    wake_ns: int | None = None
+    """When it rings: the earliest of the three below and the limit of virtual time."""
+    deadline_ns: int | None = None
+    """The pace's own."""
+    retry_ns: int | None = None
+    """More clients are present then."""
+    hold_ns: int | None = None
+    """No work goes out before, after a failed round."""
+    num_failed: int = 0
+    """Rounds that failed in a row."""
+    num_lost: int = 0
+    """Tasks lost in a row."""
+    peak_out: int = 0
+    num_stalled: int = 0
+    """Calls in a row at one instant that brought no news of any task."""
+    stopped: bool = False
+
+
+def initial_state(algorithm: Algorithm, population: Population, limits: Limits) -> ServerState:
+    """The state before `Started`."""
+    return ServerState(
+        tasks=frozen(rows(TASK, 0)),
+        tally=Tally(frozen(np.zeros(population.num_clients, np.int32)), np.zeros(0, np.int64)),
+        select=algorithm.select.init(population),
+        pace=algorithm.pace.init(),
+        limits=limits,
+    )
+
+
+def save_state(state: ServerState) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """The state as JSON data and named columns; `load_state` is the inverse, to the bit."""
+    scalars: dict[str, Any] = {}
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for f in fields(state):
+        value = getattr(state, f.name)
+        if f.name == "tasks":
+            columns |= {f"tasks.{name}": np.ascontiguousarray(value[name]) for name in TASK.names or ()}
+        elif f.name == "tally":
+            columns["tally"] = value.counts()
+        elif f.name == "limits":
+            scalars[f.name] = {g.name: getattr(value, g.name) for g in fields(value)}
+        elif f.name in ("select", "pace"):
+            columns |= {f"{f.name}.{k}": v for k, v in value.items() if isinstance(v, np.ndarray)}
+            scalars[f.name] = {k: v for k, v in value.items() if not isinstance(v, np.ndarray)}
+        else:
+            scalars[f.name] = value
+    return scalars, columns
+
+
+def load_state(scalars: Mapping[str, Any], columns: Mapping[str, npt.NDArray[Any]]) -> ServerState:
+    """The state that `save_state` took apart."""
+    tasks = rows(TASK, len(columns["tasks.ticket"]))
+    for name in TASK.names or ():
+        tasks[name] = columns[f"tasks.{name}"]
+    parts = {
+        part: {
+            **scalars[part],
+            **{
+                k.partition(".")[2]: frozen(np.array(v))
+                for k, v in columns.items()
+                if k.startswith(f"{part}.")
+            },
+        }
+        for part in ("select", "pace")
+    }
+    plain = {k: v for k, v in scalars.items() if k not in ("select", "pace", "limits")}
+    return ServerState(
+        tasks=frozen(tasks),
+        tally=Tally(frozen(np.array(columns["tally"], np.int32)), np.zeros(0, np.int64)),
+        select=parts["select"],
+        pace=parts["pace"],
+        limits=Limits(**scalars["limits"]),
+        **plain,
+    )

@@ -1,0 +1,267 @@
+"""`step`: the whole server as one pure function.
+
+    step(algorithm, seed, state, events, present) -> (state, commands)
+
+No clock, no network, no file, no global randomness, and its inputs are never changed: a run can be
+saved, resumed and replayed to the bit. The parts say what they want; what keeps any of them from
+hanging is here: waiting for clients, backing off after a failed round, giving up with a reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .algorithm import Algorithm, Plan, View
+from .population import Candidates, Free
+from .randomness import rng
+from .state import ServerState
+from .tables import (
+    SECOND,
+    TASK,
+    Accept,
+    Advance,
+    Command,
+    Discard,
+    Evaluate,
+    Events,
+    Kind,
+    Reason,
+    Stop,
+    Table,
+    Train,
+    WakeAt,
+    frozen,
+    rows,
+    to_secs,
+)
+
+MAX_FAILED = 20
+"""Failed rounds in a row after which a run gives up."""
+MAX_BACKOFF_NS = 3600 * SECOND
+MIN_LOST = 100
+"""A run gives up after max(MIN_LOST, MAX_FAILED x the most tasks ever out) losses in a row."""
+MAX_STALLED = 1000
+"""Calls at one instant without news of a task after which a run gives up."""
+
+
+def step(
+    algorithm: Algorithm, seed: int, state: ServerState, events: Events, present: Candidates
+) -> tuple[ServerState, list[Command]]:
+    """What the server does about `events`.
+
+    Args:
+        algorithm: The five parts.
+        seed: Keys the selection's draws, together with their number.
+        state: From `initial_state` or the last call.
+        events: Rows in key order, no more of them than `algorithm.pace.appetite` allows; `Started`,
+            `Advanced` and `Woke` come alone.
+        present: The clients that are present at the last row's instant.
+
+    Returns:
+        The new state and the commands, to be carried out in order. After `Advance` the next event
+        is `Advanced`, at the same instant.
+
+    """
+    assert not state.stopped, "the run has been stopped"
+    kind = Kind(int(events.table["kind"][0]))
+    now = int(events.table["now"][-1])
+    assert now >= state.now_ns, "time runs forward"
+    if kind == Kind.WOKE and int(events.table["ticket"][0]) != state.timer:
+        return replace(state, now_ns=now), []
+    state, num_lost, given_up = _book(state, events.table)
+    if given_up:
+        return _stop(state, "stalled", given_up)
+    if kind == Kind.ADVANCED:
+        state = replace(state, select=algorithm.select.observe(state.select, now, events.reports))
+        ended, commands = _after_version(state)
+        if ended is not None:
+            return ended, commands
+    else:
+        commands = []
+    woke = kind == Kind.WOKE
+    if woke and state.limits.virtual_ns is not None and now >= state.limits.virtual_ns:
+        return _stop(state, "virtual_secs", f"the virtual clock reached {to_secs(now):g} s")
+
+    due = woke and state.deadline_ns is not None and now >= state.deadline_ns
+    pace, plan = algorithm.pace.plan(state.pace, View(now, state.version, state.tasks, num_lost, due))
+    state = replace(state, pace=pace)
+    if woke:
+        state = _clear_timers(state)
+    state, decided = _decide(state, plan)
+    commands += decided
+    if state.num_failed >= MAX_FAILED:
+        why = f"{MAX_FAILED} rounds in a row failed: too few clients reported"
+        stopped, last = _stop(state, "stalled", why)
+        return stopped, commands + last
+    if plan.send > 0 and not plan.advance and state.hold_ns is None:
+        state, sent, why = _send(algorithm, seed, state, plan, present)
+        commands += sent
+        if why:
+            stopped, last = _stop(state, "stalled", why)
+            return stopped, commands + last
+    return _set_timer(state, commands)
+
+
+def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
+    """Enters arrivals and losses into the table of tasks.
+
+    Rows whose ticket is unknown, or whose task has already arrived, are duplicates or strangers.
+    Returns the state, how many tasks were lost, and a reason to give up ("" for none).
+    """
+    now, kinds = int(table["now"][-1]), table["kind"]
+    tasks = state.tasks.copy()
+    at = np.searchsorted(tasks["ticket"], table["ticket"])
+    at = np.minimum(at, max(len(tasks) - 1, 0))
+    of_task = (kinds == Kind.ARRIVED) | (kinds == Kind.LOST)
+    live = of_task & (tasks["ticket"][at] == table["ticket"]) if len(tasks) else np.zeros(len(table), bool)
+    live &= ~tasks["arrived"][at] if len(tasks) else False
+    # The first row of a ticket wins; a batch may hold its duplicate.
+    live_rows = np.flatnonzero(live)
+    first = np.unique(table["ticket"][live_rows], return_index=True)[1]
+    live[np.delete(live_rows, first)] = False
+    arrived = live & (kinds == Kind.ARRIVED)
+    lost = live & (kinds == Kind.LOST)
+
+    limit = max(MIN_LOST, MAX_FAILED * state.peak_out)
+    run, given_up = _losses_in_a_row(state.num_lost, arrived, lost)
+    tasks["arrived"][at[arrived]] = True
+    gone = np.zeros(len(tasks), bool)
+    gone[at[lost]] = True
+    left = table["client"][(kinds == Kind.LEFT) | (kinds == Kind.JOINED)]
+    if len(left):  # who leaves, or joins anew, no longer works on what it was sent
+        gone |= np.isin(tasks["client"], left) & ~tasks["arrived"]
+    same = now == state.now_ns and not live.any() and not gone.any()
+    state = replace(
+        state,
+        tasks=frozen(tasks[~gone]),
+        now_ns=now,
+        num_lost=run,
+        num_stalled=state.num_stalled + 1 if same else 0,
+    )
+    why = ""
+    if given_up >= limit:
+        why = f"{limit} tasks in a row were lost: no client reports any more"
+    elif state.num_stalled >= MAX_STALLED:
+        why = f"{MAX_STALLED} steps at {to_secs(now):g} s brought no update"
+    return state, int(np.count_nonzero(gone)), why
+
+
+def _losses_in_a_row(before: int, arrived: Table, lost: Table) -> tuple[int, int]:
+    """The run of losses after the last row, and the longest run met on the way."""
+    total = np.cumsum(lost)
+    base = np.maximum.accumulate(np.where(arrived, total, -before))
+    runs = total - base
+    return int(runs[-1]), int(runs.max())
+
+
+def _after_version(state: ServerState) -> tuple[ServerState | None, list[Command]]:
+    """Evaluates when it is time, and ends the run when it has made its versions."""
+    limits = state.limits
+    last = limits.rounds is not None and state.version >= limits.rounds
+    if last:
+        return _stop(state, "rounds", f"{state.version} rounds are done")
+    if state.version % limits.evaluate_every == 0:
+        return None, [Evaluate(state.version)]
+    return None, []
+
+
+def _decide(state: ServerState, plan: Plan) -> tuple[ServerState, list[Command]]:
+    """Carries out what the pace decided on tasks; a failed round doubles the wait for the next."""
+    commands: list[Command] = []
+    if len(plan.accept):
+        at = np.searchsorted(state.tasks["ticket"], plan.accept)
+        staleness = state.version - state.tasks["version"][at]
+        commands.append(Accept(frozen(plan.accept), frozen(staleness)))
+    if len(plan.discard):
+        commands.append(Discard(frozen(plan.discard), plan.reason))
+    if len(plan.accept) or len(plan.discard):
+        done = np.isin(state.tasks["ticket"], np.concatenate([plan.accept, plan.discard]))
+        state = replace(state, tasks=frozen(state.tasks[~done]), num_stalled=0)
+    if plan.advance:
+        state = replace(state, version=state.version + 1, num_failed=0, deadline_ns=None)
+        commands.append(Advance(state.version))
+    if plan.failed:
+        wait = min(SECOND << state.num_failed, MAX_BACKOFF_NS)
+        state = replace(state, num_failed=state.num_failed + 1, hold_ns=state.now_ns + wait, deadline_ns=None)
+    return state, commands
+
+
+def _send(
+    algorithm: Algorithm, seed: int, state: ServerState, plan: Plan, present: Candidates
+) -> tuple[ServerState, list[Command], str]:
+    """Draws clients and sends them work, or says when to try again, or why it never will."""
+    free = Free(present, state.tasks["client"][~state.tasks["arrived"]])
+    draw = rng(seed, "select", state.num_draws)
+    drawn = np.asarray(algorithm.select.draw(state.select, plan.send, free, draw), np.int64)
+    state = replace(state, num_draws=state.num_draws + 1)
+    short = len(drawn) < plan.send
+    clients = drawn if len(drawn) >= plan.min_start else drawn[:0]
+    commands: list[Command] = []
+    if len(clients):
+        tasks = rows(
+            TASK,
+            len(clients),
+            ticket=np.arange(state.next_ticket, state.next_ticket + len(clients)),
+            client=clients,
+            version=state.version,
+            sent_at=state.now_ns,
+            attempt=state.tally.of(clients),
+        )
+        both = np.concatenate([state.tasks, tasks])
+        deadline = state.deadline_ns
+        if plan.wake_after_ns is not None:
+            deadline = state.now_ns + plan.wake_after_ns
+        state = replace(
+            state,
+            tasks=frozen(both),
+            tally=state.tally.add(clients),
+            next_ticket=state.next_ticket + len(clients),
+            peak_out=max(state.peak_out, int(np.count_nonzero(~both["arrived"]))),
+            deadline_ns=deadline,
+        )
+        commands.append(Train(frozen(tasks)))
+    if len(clients) == 0 or (short and plan.top_up):
+        busy = state.tasks["client"][~state.tasks["arrived"]]
+        when = Free(present, busy).when(plan.min_start)
+        if when is not None and when > state.now_ns:
+            state = replace(state, retry_ns=when)
+        elif len(state.tasks) == 0:
+            found = "never has as many" if when is None else f"let {len(drawn)} be chosen"
+            why = f"no work can go out: it needs {plan.min_start} clients, but the population {found}"
+            return state, commands, why
+    return state, commands, ""
+
+
+def _clear_timers(state: ServerState) -> ServerState:
+    """Drops what has rung, now that the newest timer has."""
+
+    def ahead(time: int | None) -> int | None:
+        return time if time is not None and time > state.now_ns else None
+
+    return replace(
+        state,
+        wake_ns=None,
+        deadline_ns=ahead(state.deadline_ns),
+        retry_ns=ahead(state.retry_ns),
+        hold_ns=ahead(state.hold_ns),
+    )
+
+
+def _set_timer(state: ServerState, commands: list[Command]) -> tuple[ServerState, list[Command]]:
+    """Asks to be woken at the earliest of the times that matter, if that has changed."""
+    times = [state.deadline_ns, state.retry_ns, state.hold_ns, state.limits.virtual_ns]
+    wake = min((t for t in times if t is not None), default=None)
+    if wake == state.wake_ns:
+        return state, commands
+    state = replace(state, wake_ns=wake, timer=state.timer + 1)
+    return state, commands if wake is None else [*commands, WakeAt(wake, state.timer)]
+
+
+def _stop(state: ServerState, status: str, why: str) -> tuple[ServerState, list[Command]]:
+    """Ends the run; what is out is discarded, so that its cost is counted."""
+    out = frozen(np.array(state.tasks["ticket"], np.int64))
+    commands: list[Command] = [Discard(out, Reason.STOPPED)] if len(out) else []
+    commands += [Evaluate(state.version), Stop(status, why)]
+    return replace(state, stopped=True, tasks=frozen(state.tasks[:0].copy())), commands
