@@ -127,7 +127,7 @@ def known(room: str, base: type[P]) -> Mapping[str, type[P]]:
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{room}.{info.name}")
         for thing in vars(module).values():
-            if isinstance(thing, type) and issubclass(thing, base) and is_dataclass(thing):
+            if isinstance(thing, type) and issubclass(thing, base) and "__dataclass_fields__" in vars(thing):
                 found[thing.part_name()] = thing
     return dict(sorted(found.items()))
 
@@ -135,7 +135,7 @@ def known(room: str, base: type[P]) -> Mapping[str, type[P]]:
 def to_json(value: Any) -> Any:
     """A part (or a tuple, number, string, None in it) as plain JSON data, classes by reference."""
     if is_dataclass(value):
-        body = {f.name: to_json(getattr(value, f.name)) for f in fields(value) if f.init}
+        body = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
         return {"part": reference(type(value)), **body}
     if isinstance(value, (list, tuple)):
         return [to_json(item) for item in value]

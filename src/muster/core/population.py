@@ -29,7 +29,10 @@ class Population:
 class Candidates(Protocol):
     """The clients that are present at an instant. A view: it never lists everybody."""
 
-    num_clients: int
+    @property
+    def num_clients(self) -> int:
+        """Size of the population, the absent included."""
+        ...
 
     def sample(self, k: int, rng: np.random.Generator, but: Ids) -> Ids:
         """Up to `k` distinct present clients in random order, none of them in `but`."""

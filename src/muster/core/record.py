@@ -41,6 +41,8 @@ class Record:
     """Seconds that clients spent on tasks that did not."""
     clients: tuple[int, ...] = ()
     """Whose updates were folded, in order of arrival."""
+    complete: bool = True
+    """False: the run ended while this version was being made; the counts are of what that cost."""
     surrogate: bool = False
     """The losses come from a curve, not from training (clock-only runs of a select that reads)."""
 

@@ -152,8 +152,6 @@ class Appetite:
     num_arrivals: int = 1
     stop_at_loss: bool = False
     """Also stop after the first `Lost` row: the pace answers each loss at its instant."""
-    whole_instant: bool = False
-    """Instead: exactly the rows of one instant, all of them."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,92 @@
+"""Time: how long each task takes on its device, and whether it comes back.
+
+    secs = down + compute + up
+    down, up = model bits / link bits a second
+    compute  = 3 x examples really trained x ms per example     (a backward pass costs two forward)
+
+Everything here is a function of the task alone, so that nothing about time has to be saved: after a
+resume the same tasks are timed again, to the same nanosecond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from muster.core.population import Candidates, Everyone, Population
+from muster.core.randomness import uniforms
+from muster.core.tables import EVENT, SECOND, Kind, Reason, Table, rows
+from muster.core.work import Work
+
+TRAIN_FACTOR = 3.0
+"""Cost of training on an example, in forward passes."""
+
+TIMING = np.dtype([("down", "i8"), ("compute", "i8"), ("up", "i8")])
+"""Nanoseconds of a task's three legs."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The devices of a population at work on one model.
+
+    Args:
+        population: A row a client.
+        work: What one task trains.
+        down_bytes: Bytes of one download of a task.
+        up_bytes: Bytes of one upload.
+        dropout: Chance that a task is lost.
+        seed: Keys what is drawn: who is lost, and when.
+
+    """
+
+    population: Population
+    work: Work
+    down_bytes: int
+    up_bytes: int
+    dropout: float
+    seed: int
+
+    def present(self, now_ns: int) -> Candidates:
+        """Who is there at `now_ns`: in this world, everyone."""
+        return Everyone(self.population.num_clients, now_ns)
+
+    def timing(self, tasks: Table) -> Table:
+        """TIMING rows for TASK rows: what each task would take if it were not lost."""
+        who = self.population
+        client = tasks["client"]
+        trained = self.work.num_trained(np.asarray(who.num_examples[client], np.int64))
+        legs: dict[str, Any] = {
+            "down": 8 * self.down_bytes / (1000.0 * who.down_kbps[client].astype(np.float64)),
+            "compute": TRAIN_FACTOR * trained * who.ms_per_example[client].astype(np.float64) / 1000.0,
+            "up": 8 * self.up_bytes / (1000.0 * who.up_kbps[client].astype(np.float64)),
+        }
+        table = rows(TIMING, len(tasks))
+        for name, secs in legs.items():
+            table[name] = np.rint(secs * SECOND)
+        table["up"] += (table["down"] + table["compute"] + table["up"]) == 0  # at least one nanosecond
+        return table
+
+    def outcomes(self, tasks: Table) -> Table:
+        """EVENT rows in key order: each task's `Arrived`, or `Lost` somewhere on its way."""
+        timing = self.timing(tasks)
+        total = timing["down"] + timing["compute"] + timing["up"]
+        ids, attempts = tasks["client"], tasks["attempt"].astype(np.int64)
+        lost = uniforms(self.seed, "lost", ids, attempts) < self.dropout
+        share = uniforms(self.seed, "lost at", ids, attempts)
+        after = np.where(lost, np.maximum((total * share).astype(np.int64), 1), total)
+        table = rows(
+            EVENT,
+            len(tasks),
+            now=tasks["sent_at"] + after,
+            kind=np.where(lost, Kind.LOST, Kind.ARRIVED),
+            client=ids,
+            ticket=tasks["ticket"],
+            steps=np.where(
+                lost, 0, self.work.num_steps(np.asarray(self.population.num_examples[ids], np.int64))
+            ),
+            secs=np.where(lost, 0.0, timing["compute"] / SECOND),
+            reason=np.where(lost, Reason.DROPPED, Reason.NONE),
+        )
+        return table[np.lexsort((table["client"], table["kind"], table["now"]))]

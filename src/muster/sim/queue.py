@@ -1,0 +1,112 @@
+"""What is yet to happen, in key order: a heap of sorted runs of rows, one run for each `Train`.
+
+A round of 13,000 tasks is one run, and most deliveries are one slice of it. The key of equal times is
+(now, kind, client), so ties are settled the same way in every run of the program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import TypeAlias
+
+import numpy as np
+
+from muster.core.tables import Appetite, Events, Ids, Kind, Table
+
+Key: TypeAlias = tuple[int, int, int]
+
+NEVER: Key = (2**63 - 1, 0, 0)
+WINDOW = 4096
+"""Rows looked at in one go: a delivery of one row must not scan a long run."""
+
+
+@dataclass
+class Run:
+    """Rows in key order, of which those before `at` have been delivered."""
+
+    rows: Table
+    at: int = 0
+
+    def key(self) -> Key:
+        """The key of the next row; NEVER when there is none."""
+        if self.at >= len(self.rows):
+            return NEVER
+        row = self.rows[self.at]
+        return int(row["now"]), int(row["kind"]), int(row["client"])
+
+    def before(self, bound: Key) -> Table:
+        """The next rows that come before `bound`, at most WINDOW of them."""
+        window = self.rows[self.at : self.at + WINDOW]
+        now, kind, client = window["now"], window["kind"], window["client"]
+        tie = (kind < bound[1]) | ((kind == bound[1]) & (client < bound[2]))
+        early = (now < bound[0]) | ((now == bound[0]) & tie)
+        return np.asarray(window if early.all() else window[: int(np.argmin(early))])
+
+
+class Queue:
+    """The rows that are still to come, and the one timer that is live."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Key, int, Run]] = []
+        self._serial = 0
+        self._timer: tuple[int, int] | None = None
+
+    def push(self, rows: Table) -> None:
+        """Adds EVENT rows in key order; the array is not copied and not changed."""
+        if len(rows):
+            run = Run(rows)
+            heappush(self._heap, (run.key(), self._serial, run))
+            self._serial += 1
+
+    def wake_at(self, time_ns: int, number: int) -> None:
+        """Sets the timer; the one before it will never ring."""
+        self._timer = (time_ns, number)
+
+    def drop(self, tickets: Ids) -> None:
+        """Takes the rows of discarded tasks out at once."""
+        kept: list[tuple[Key, int, Run]] = []
+        for _, serial, run in self._heap:
+            rest = run.rows[run.at :]
+            run = Run(rest[~np.isin(rest["ticket"], tickets)])
+            if len(run.rows):
+                kept.append((run.key(), serial, run))
+        heapify(kept)
+        self._heap = kept
+
+    def take(self, appetite: Appetite) -> Events | None:
+        """The next rows, no further than the appetite and the timer allow; None: nothing is pending."""
+        timer: Key = NEVER if self._timer is None else (self._timer[0], int(Kind.WOKE), -1)
+        pieces: list[Table] = []
+        wanted, full = appetite.num_arrivals, False
+        while self._heap and self._heap[0][0] < timer and not full:
+            _, serial, run = self._heap[0]
+            others = min((entry[0] for entry in self._heap[1:3]), default=NEVER)
+            piece = run.before(min(timer, others))
+            if len(piece) == 0:  # a tie with another run's first row: the heap's order decides
+                piece = run.rows[run.at : run.at + 1]
+            piece, full = self._cut(piece, wanted, appetite.stop_at_loss)
+            wanted -= int(np.count_nonzero(piece["kind"] == Kind.ARRIVED))
+            pieces.append(piece)
+            run.at += len(piece)
+            if run.at >= len(run.rows):
+                heappop(self._heap)
+            else:
+                heapreplace(self._heap, (run.key(), serial, run))
+        if pieces:
+            return Events(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+        if self._timer is None:
+            return None
+        time, number = self._timer
+        self._timer = None
+        return Events.one(Kind.WOKE, time, number)
+
+    @staticmethod
+    def _cut(piece: Table, wanted: int, stop_at_loss: bool) -> tuple[Table, bool]:
+        """The piece up to the last row that may be delivered, and whether that was the last."""
+        ends = np.cumsum(piece["kind"] == Kind.ARRIVED) >= wanted
+        if stop_at_loss:
+            ends |= piece["kind"] == Kind.LOST
+        if not ends.any():
+            return piece, False
+        return piece[: int(np.argmax(ends)) + 1], True
