@@ -72,7 +72,7 @@ def step(
         return replace(state, now_ns=now), []
     state, num_lost, given_up = _book(state, events.table)
     if given_up:
-        return _stop(state, "stalled", given_up)
+        return end(state, "stalled", given_up)
     if kind == Kind.ADVANCED:
         state = replace(state, select=algorithm.select.observe(state.select, now, events.reports))
         ended, commands = _after_version(state)
@@ -82,7 +82,7 @@ def step(
         commands = []
     woke = kind == Kind.WOKE
     if woke and state.limits.virtual_ns is not None and now >= state.limits.virtual_ns:
-        return _stop(state, "virtual_secs", f"the virtual clock reached {to_secs(now):g} s")
+        return end(state, "virtual_secs", f"the virtual clock reached {to_secs(now):g} s")
 
     due = woke and state.deadline_ns is not None and now >= state.deadline_ns
     pace, plan = algorithm.pace.plan(state.pace, View(now, state.version, state.tasks, num_lost, due))
@@ -93,13 +93,13 @@ def step(
     commands += decided
     if state.num_failed >= MAX_FAILED:
         why = f"{MAX_FAILED} rounds in a row failed: too few clients reported"
-        stopped, last = _stop(state, "stalled", why)
+        stopped, last = end(state, "stalled", why)
         return stopped, commands + last
     if plan.send > 0 and not plan.advance and state.hold_ns is None:
         state, sent, why = _send(algorithm, seed, state, plan, present)
         commands += sent
         if why:
-            stopped, last = _stop(state, "stalled", why)
+            stopped, last = end(state, "stalled", why)
             return stopped, commands + last
     return _set_timer(state, commands)
 
@@ -161,7 +161,7 @@ def _after_version(state: ServerState) -> tuple[ServerState | None, list[Command
     limits = state.limits
     last = limits.rounds is not None and state.version >= limits.rounds
     if last:
-        return _stop(state, "rounds", f"{state.version} rounds are done")
+        return end(state, "rounds", f"{state.version} rounds are done")
     if state.version % limits.evaluate_every == 0:
         return None, [Evaluate(state.version)]
     return None, []
@@ -259,8 +259,11 @@ def _set_timer(state: ServerState, commands: list[Command]) -> tuple[ServerState
     return state, commands if wake is None else [*commands, WakeAt(wake, state.timer)]
 
 
-def _stop(state: ServerState, status: str, why: str) -> tuple[ServerState, list[Command]]:
-    """Ends the run; what is out is discarded, so that its cost is counted."""
+def end(state: ServerState, status: str, why: str) -> tuple[ServerState, list[Command]]:
+    """Ends the run; what is out is discarded, so that its cost is counted.
+
+    Shells call it for ends that only they can see: wall time, a target that is met.
+    """
     out = frozen(np.array(state.tasks["ticket"], np.int64))
     commands: list[Command] = [Discard(out, Reason.STOPPED)] if len(out) else []
     commands += [Evaluate(state.version), Stop(status, why)]

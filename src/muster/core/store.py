@@ -1,0 +1,159 @@
+"""What clients keep from task to task: a log on disk with an index in memory.
+
+Only the index grows with the number of clients (tens of bytes each); the states themselves (a control
+variate, a personal head, a user's own dictionary) lie in an append-only file. A state is written when
+its task is accepted, never before. A checkpoint is the index and the length of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load, save
+
+MIN_COMPACT_BYTES = 64 << 20
+"""A log smaller than this is never rewritten; a larger one is when more than half of it is stale."""
+
+
+def encode(state: Mapping[str, Any]) -> bytes:
+    """A flat dictionary of arrays and JSON values as bytes, without pickle.
+
+    Raises:
+        TypeError: A value is neither an array nor JSON data; the text names it.
+
+    """
+    arrays = {k: np.ascontiguousarray(v) for k, v in state.items() if isinstance(v, np.ndarray)}
+    plain = {k: v for k, v in state.items() if not isinstance(v, np.ndarray)}
+    for name, value in plain.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            kind = type(value).__name__
+            raise TypeError(
+                f"{name!r} is a {kind}, but only NumPy arrays and JSON values can be kept"
+            ) from None
+    return save(arrays, metadata={"plain": json.dumps(plain)})
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """The inverse of `encode`."""
+    size = int.from_bytes(data[:8], "little")
+    plain = json.loads(json.loads(data[8 : 8 + size]).get("__metadata__", {}).get("plain", "{}"))
+    return {**load(data), **plain}
+
+
+class ClientStore:
+    """Client id -> lasting state.
+
+    Args:
+        folder: Where the log lies; None is a temporary folder that goes with the process.
+
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="muster-") if folder is None else None
+        self._folder = Path(self._temporary.name) if self._temporary else Path(folder or ".")
+        self._index: dict[int, tuple[int, int]] = {}
+        self._undo: list[tuple[int, tuple[int, int] | None]] = []
+        self._generation = 0
+        self._end = 0
+        self._live = 0
+        self._file = self._open(truncate=True)
+
+    def _path(self, generation: int) -> Path:
+        return self._folder / f"clients-{generation:04d}.log"
+
+    def _open(self, truncate: bool) -> Any:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return open(self._path(self._generation), "w+b" if truncate else "r+b", buffering=0)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def read(self, client: int) -> bytes | None:
+        """The client's encoded state after its last accepted task; None if it has none."""
+        if client not in self._index:
+            return None
+        offset, size = self._index[client]
+        return os.pread(self._file.fileno(), size, offset)
+
+    def write(self, client: int, state: bytes) -> None:
+        """Replaces the client's state by `state`, as `encode` made it."""
+        view = memoryview(state)
+        at = self._end
+        while view:
+            written = os.pwrite(self._file.fileno(), view, at)
+            at, view = at + written, view[written:]
+        before = self._index.get(client)
+        self._undo.append((client, before))
+        self._index[client] = (self._end, len(state))
+        self._live += len(state) - (before[1] if before else 0)
+        self._end += len(state)
+
+    def mark(self) -> None:
+        """Everything written so far belongs to the version that is done."""
+        self._undo.clear()
+
+    def rollback(self) -> None:
+        """Forgets what was written since the last `mark`."""
+        for client, before in reversed(self._undo):
+            self._live += (before[1] if before else 0) - self._index[client][1]
+            if before is None:
+                del self._index[client]
+            else:
+                self._index[client] = before
+        self._undo.clear()
+
+    def save(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.int64]]]:
+        """The index and where the log ends, for a checkpoint; the log itself is on disk when it returns."""
+        if self._end > max(MIN_COMPACT_BYTES, 2 * self._live):
+            self._compact()
+        os.fsync(self._file.fileno())
+        ids = np.fromiter(self._index, np.int64, len(self._index))
+        spans = np.array(list(self._index.values()), np.int64).reshape(-1, 2)
+        control = {"generation": self._generation, "end": self._end}
+        return control, {"ids": ids, "offsets": spans[:, 0].copy(), "sizes": spans[:, 1].copy()}
+
+    def load(self, control: Mapping[str, Any], columns: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        """Goes back to what `save` returned; what was appended after it is cut off.
+
+        Raises:
+            ValueError: The log is missing or shorter than the checkpoint says.
+
+        """
+        path = self._path(int(control["generation"]))
+        if not path.is_file() or path.stat().st_size < control["end"]:
+            raise ValueError(f"{path} is missing or shorter than {control['end']} bytes")
+        self._file.close()
+        self._generation, self._end = int(control["generation"]), int(control["end"])
+        self._file = self._open(truncate=False)
+        self._file.truncate(self._end)
+        spans = zip(columns["offsets"].tolist(), columns["sizes"].tolist(), strict=True)
+        self._index = dict(zip(columns["ids"].tolist(), spans, strict=True))
+        self._live = sum(size for _, size in self._index.values())
+        self._undo.clear()
+
+    def prune(self, generations: set[int]) -> None:
+        """Deletes logs that neither this store nor a kept checkpoint (`generations`) refers to."""
+        for path in self._folder.glob("clients-*.log"):
+            number = int(path.stem.partition("-")[2])
+            if number != self._generation and number not in generations:
+                path.unlink()
+
+    def _compact(self) -> None:
+        """Copies what is live into the next log; the old one stays for older checkpoints."""
+        old = self._file
+        self._generation += 1
+        self._file = self._open(truncate=True)
+        entries, self._index, self._end = self._index, {}, 0
+        for client, (offset, size) in sorted(entries.items()):
+            self.write(client, os.pread(old.fileno(), size, offset))
+        self._live = self._end
+        self._undo.clear()
+        old.close()

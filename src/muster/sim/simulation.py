@@ -1,0 +1,314 @@
+"""The simulated world: carries out what `step` asks, on a virtual clock.
+
+Timing first, learning later: a task's outcome is known when it is sent, so only what is accepted is
+ever trained, all of a version's tasks together. What does not count is still timed and charged.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from muster.core.algorithm import Algorithm
+from muster.core.population import Candidates
+from muster.core.record import Record
+from muster.core.state import ServerState
+from muster.core.step import end, step
+from muster.core.tables import (
+    SECOND,
+    TASK,
+    Accept,
+    Advance,
+    Command,
+    Discard,
+    Evaluate,
+    Events,
+    Ids,
+    Kind,
+    Reason,
+    Stop,
+    Table,
+    Train,
+    WakeAt,
+    rows,
+    to_secs,
+)
+
+from .queue import Queue
+
+
+class World(Protocol):
+    """Who is there, and how long things take. A function of its arguments: nothing in it changes."""
+
+    down_bytes: int
+    up_bytes: int
+
+    def present(self, now_ns: int) -> Candidates:
+        """The clients that are present at an instant."""
+        ...
+
+    def timing(self, tasks: Table) -> Table:
+        """Columns `down`, `compute`, `up` in ns for TASK rows."""
+        ...
+
+    def outcomes(self, tasks: Table) -> Table:
+        """EVENT rows in key order: `Arrived` or `Lost` for each of the TASK rows."""
+        ...
+
+
+class Plane(Protocol):
+    """What trains, folds and moves the model; the clock alone can run without one."""
+
+    def advance(self, tasks: Table, staleness: Ids, keep: Collection[int]) -> Table:
+        """Makes the next version from accepted TASK rows; returns their REPORT rows."""
+        ...
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Metrics of the newest model; empty if there is no model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Ends that `step` cannot see: wall time, and a metric that is good enough."""
+
+    wall_secs: float | None = None
+    metric: str = ""
+    target: float | None = None
+
+    def reached(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the target is met; losses are to fall, everything else is to rise."""
+        if self.target is None or self.metric not in metrics:
+            return False
+        value = metrics[self.metric]
+        return value <= self.target if self.metric == "loss" else value >= self.target
+
+
+@dataclass
+class Ledger:
+    """What the version that is being made has cost so far."""
+
+    num_sent: int = 0
+    num_lost: int = 0
+    num_late: int = 0
+    num_discarded: int = 0
+    up_bytes: int = 0
+    down_bytes: int = 0
+    device_secs_used: float = 0.0
+    device_secs_wasted: float = 0.0
+
+    def charge(self, world: World, tasks: Table, until: int | Ids, counted: bool) -> None:
+        """Adds what TASK rows have used of links and devices up to `until` (ns)."""
+        timing = world.timing(tasks)
+        spent = np.asarray(until) - tasks["sent_at"]
+        down, compute, up = (timing[name].astype(np.float64) for name in ("down", "compute", "up"))
+        total = timing["down"] + timing["compute"] + timing["up"]
+        self.down_bytes += _share(spent, down, world.down_bytes)
+        self.up_bytes += _share(spent - down - compute, up, world.up_bytes)
+        secs = math.fsum(np.minimum(spent, total).tolist()) / SECOND
+        if counted:
+            self.device_secs_used += secs
+        else:
+            self.device_secs_wasted += secs
+
+
+def _share(spent: Table, leg: Table, num_bytes: int) -> int:
+    """Bytes that have travelled when `spent` ns of legs that take `leg` ns are over."""
+    share = np.clip(spent / np.maximum(leg, 1.0), 0.0, 1.0)
+    return int(np.rint(share * num_bytes).sum())
+
+
+@dataclass
+class Simulation:
+    """One run. Iterate over it to get a Record for each version.
+
+    Args:
+        algorithm: The five parts.
+        seed: Keys the selection's draws.
+        world: The devices.
+        plane: The model, or the clock-only stand-in.
+        state: From `initial_state`, or from a checkpoint.
+        outside: Ends by wall time or target.
+        wall_before: Wall seconds spent before a resume.
+        surrogate: Mark the records: their losses come from a curve.
+        log: Called with every table of events that is delivered; a replay needs no more.
+
+    """
+
+    algorithm: Algorithm
+    seed: int
+    world: World
+    plane: Plane
+    state: ServerState
+    outside: Outside = field(default_factory=Outside)
+    wall_before: float = 0.0
+    surrogate: bool = False
+    log: Callable[[Events], None] = field(default=lambda _: None)
+    ended: Stop | None = field(default=None, init=False)
+    _queue: Queue = field(default_factory=Queue, init=False)
+    _out: Table = field(default_factory=lambda: rows(TASK, 0), init=False)
+    _accepted: list[tuple[Table, Ids]] = field(default_factory=list, init=False)
+    _ledger: Ledger = field(default_factory=Ledger, init=False)
+    _metrics: dict[str, float] = field(default_factory=dict, init=False)
+    _evaluated: int = field(default=-1, init=False)
+
+    def __post_init__(self) -> None:
+        self._begun = time.perf_counter()
+        self._fresh = self.state.next_ticket == 0 and self.state.version == 0 and self.state.timer == -1
+        if self._fresh:
+            return
+        # A resumed run: tasks that are out are timed again, to the same nanosecond.
+        self._out = self.state.tasks.copy()
+        self._queue.push(self.world.outcomes(self._out[~self._out["arrived"]]))
+        if self.state.wake_ns is not None:
+            self._queue.wake_at(self.state.wake_ns, self.state.timer)
+
+    @property
+    def wall_secs(self) -> float:
+        """Wall time of the run, time before a resume included."""
+        return self.wall_before + time.perf_counter() - self._begun
+
+    def __iter__(self) -> Iterator[Record]:
+        """Runs to the end. After each record, `state` and the plane are at the end of that version."""
+        if self._fresh:
+            self._evaluate(0)
+            yield self._record(None)
+            commands = self._step(Events.one(Kind.STARTED, 0))
+            self._carry_out(commands)
+        while self.ended is None:
+            events = self._queue.take(self.algorithm.pace.appetite(self.state.pace, self.state.tasks))
+            assert events is not None, "no timer is set and nothing is out, yet the run goes on"
+            self._lose(events)
+            commands = self._step(events)
+            self._carry_out(commands)
+            if any(isinstance(command, Advance) for command in commands):
+                reports = self._advance()
+                commands = self._step(
+                    Events.one(Kind.ADVANCED, self.state.now_ns, self.state.version, reports)
+                )
+                # What ends or measures this version comes first; what is sent belongs to the next.
+                of_version = Discard | Evaluate | Stop
+                self._carry_out([c for c in commands if isinstance(c, of_version)])
+                if self.ended is None and self._time_is_up():
+                    self._evaluate(self.state.version)
+                record = self._record(reports)
+                if self.ended is None:
+                    self._carry_out([c for c in commands if not isinstance(c, of_version)])
+                    self._end_outside(record)
+                yield record
+        if self._ledger != Ledger():
+            yield replace(self._record(None), version=self.state.version + 1, complete=False, metrics={})
+
+    def _step(self, events: Events) -> list[Command]:
+        self.log(events)
+        present = self.world.present(int(events.table["now"][-1]))
+        self.state, commands = step(self.algorithm, self.seed, self.state, events, present)
+        return commands
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Train(tasks):
+                    self._ledger.num_sent += len(tasks)
+                    self._out = np.concatenate([self._out, tasks])
+                    self._queue.push(self.world.outcomes(tasks))
+                case Accept(tickets, staleness):
+                    tasks, arrived_at = self._take(tickets)
+                    self._ledger.charge(self.world, tasks, arrived_at, counted=True)
+                    self._accepted.append((tasks, staleness))
+                case Discard(tickets, reason):
+                    self._discard(tickets, reason)
+                case WakeAt(time_ns, number):
+                    self._queue.wake_at(time_ns, number)
+                case Evaluate(version):
+                    self._evaluate(version)
+                case Stop():
+                    self.ended = command
+                case Advance():
+                    pass  # the caller folds what has been accepted, then says `Advanced`
+
+    def _take(self, tickets: Ids) -> tuple[Table, Ids]:
+        """Takes tasks out of those that are out; also the instants at which they are complete."""
+        at = np.searchsorted(self._out["ticket"], tickets)
+        tasks = self._out[at]
+        self._out = np.delete(self._out, at)
+        timing = self.world.timing(tasks)
+        return tasks, tasks["sent_at"] + timing["down"] + timing["compute"] + timing["up"]
+
+    def _discard(self, tickets: Ids, reason: Reason) -> None:
+        tasks, _ = self._take(tickets)
+        self._queue.drop(tickets)
+        self._ledger.charge(self.world, tasks, self.state.now_ns, counted=False)
+        if reason == Reason.LATE:
+            self._ledger.num_late += len(tasks)
+        else:
+            self._ledger.num_discarded += len(tasks)
+
+    def _lose(self, events: Events) -> None:
+        """Charges the tasks that these events lose."""
+        lost = events.table[events.table["kind"] == Kind.LOST]
+        if len(lost):
+            tasks, _ = self._take(lost["ticket"])
+            self._ledger.charge(self.world, tasks, lost["now"], counted=False)
+            self._ledger.num_lost += len(lost)
+
+    def _advance(self) -> Table:
+        tasks = np.concatenate([tasks for tasks, _ in self._accepted])
+        staleness = np.concatenate([late for _, late in self._accepted])
+        self._accepted.clear()
+        return self.plane.advance(tasks, staleness, {int(v) for v in self._out["version"]})
+
+    def _evaluate(self, version: int) -> None:
+        if version != self._evaluated:
+            self._metrics = dict(self.plane.evaluate())
+            self._evaluated = version
+
+    def _time_is_up(self) -> bool:
+        return self.outside.wall_secs is not None and self.wall_secs >= self.outside.wall_secs
+
+    def _end_outside(self, record: Record) -> None:
+        """Ends the run for a reason that only this shell can see."""
+        if self.outside.reached(record.metrics):
+            value = record.metrics[self.outside.metric]
+            why = f"{self.outside.metric} {value:.4f} reached the target {self.outside.target:g}"
+            self.state, commands = end(self.state, "target", why)
+        elif self._time_is_up():
+            self.state, commands = end(
+                self.state, "wall_secs", f"{self.wall_secs:.1f} s of wall time are over"
+            )
+        else:
+            return
+        self._carry_out(commands)
+        self._ledger = Ledger()  # sent and withdrawn at the same instant: it cost nothing
+
+    def _record(self, reports: Table | None) -> Record:
+        """The record of the version that is done; the next one starts with an empty ledger."""
+        metrics, self._metrics = self._metrics, {}
+        costs, self._ledger = self._ledger, Ledger()
+        good = rows(TASK, 0) if reports is None else reports[reports["refused"] == 0]
+        return Record(
+            version=self.state.version,
+            now_secs=to_secs(self.state.now_ns),
+            wall_secs=self.wall_secs,
+            loss=None if reports is None else _mean_loss(good),
+            metrics=metrics,
+            num_accepted=len(good),
+            num_refused=0 if reports is None else len(reports) - len(good),
+            clients=tuple(good["client"].tolist()),
+            surrogate=self.surrogate,
+            **vars(costs),
+        )
+
+
+def _mean_loss(reports: Table) -> float | None:
+    """Mean training loss weighted by examples, of the reports whose loss is a number."""
+    known = reports[np.isfinite(reports["loss"])]
+    weights = known["num_examples"].astype(np.float64)
+    if not len(known) or weights.sum() == 0:
+        return None
+    return math.fsum(known["loss"] * weights) / math.fsum(weights)
