@@ -1,0 +1,119 @@
+"""All records of a run as columns of numbers: what curves and the report are drawn from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from muster.core.record import Record
+
+from .summary import Tally
+
+Column = npt.NDArray[np.float64]
+
+_CELLS = (
+    "version",
+    "now_secs",
+    "wall_secs",
+    "loss",
+    "num_accepted",
+    "num_refused",
+    "num_late",
+    "num_lost",
+    "num_discarded",
+    "up_bytes",
+    "down_bytes",
+    "device_secs_used",
+    "device_secs_wasted",
+)
+
+
+class History:
+    """Columns f64[versions] by the names of Record's fields; about 100 bytes per version.
+
+    Args:
+        records: Read once, in order of version.
+        target: Metric and value to reach, or None.
+    """
+
+    def __init__(self, records: Iterable[Record], target: tuple[str, float] | None = None) -> None:
+        rows: list[tuple[float, ...]] = []
+        evaluated: dict[str, list[tuple[int, float]]] = {}
+        taken: Counter[int] = Counter()
+        seen: list[int] = []
+        self.tally = Tally(target)
+        self.surrogate = False
+        for record in records:
+            self.tally.add(record)
+            self.surrogate |= record.surrogate
+            taken.update(record.clients)
+            seen.append(len(taken))
+            for name, value in record.metrics.items():
+                evaluated.setdefault(name, []).append((len(rows), value))
+            cells = (getattr(record, name) for name in _CELLS)
+            rows.append(tuple(np.nan if cell is None else cell for cell in cells))
+        table = np.array(rows, np.float64).reshape(len(rows), len(_CELLS))
+        self.columns: dict[str, Column] = {name: table[:, i] for i, name in enumerate(_CELLS)}
+        self.metrics: dict[str, tuple[npt.NDArray[np.int64], Column]] = {
+            name: (np.array([r for r, _ in pairs], np.int64), np.array([v for _, v in pairs], np.float64))
+            for name, pairs in evaluated.items()
+        }
+        """By metric: the rows at which it was evaluated, and its values there."""
+        self.participation = np.array(sorted(taken.values()), np.int64)
+        """How often each client that took part did, ascending."""
+
+        self.seen = np.array(seen, np.float64)
+        """How many different clients took part up to each row."""
+
+    def __len__(self) -> int:
+        return len(self.columns["version"])
+
+    @property
+    def trained(self) -> npt.NDArray[np.bool_]:
+        """Which rows are versions that were made, not the untrained model."""
+        return np.asarray(self.columns["version"] > 0)
+
+    def durations(self) -> tuple[Column, Column]:
+        """Versions and the virtual seconds each took, without the untrained model."""
+        now = self.columns["now_secs"]
+        secs = np.diff(now, prepend=0.0)
+        return self.columns["version"][self.trained], secs[self.trained]
+
+    def curve(self, metric: str, against: str) -> tuple[Column, Column]:
+        """x and y of a metric (`""` is the training loss), without the points that are not finite."""
+        if metric:
+            rows, y = self.metrics.get(metric, (np.zeros(0, np.int64), np.zeros(0)))
+            x = self.columns[against][rows]
+        else:
+            x, y = self.columns[against], self.columns["loss"]
+        keep = np.isfinite(y)
+        return x[keep], y[keep]
+
+
+def thin(x: Column, y: Column, most: int = 2000) -> tuple[Column, Column]:
+    """At most `most` points that look like all of them: of each stretch, its lowest and highest point.
+
+    First and last point always stay.
+    """
+    if len(x) <= most:
+        return x, y
+    edges = np.linspace(1, len(x) - 1, max((most - 2) // 2, 1) + 1).astype(int)
+    keep = {0, len(x) - 1}
+    for start, stop in pairwise(edges):
+        keep |= {start + int(np.argmin(y[start:stop])), start + int(np.argmax(y[start:stop]))}
+    rows = np.array(sorted(keep))
+    return x[rows], y[rows]
+
+
+def in_groups(values: Column, most: int) -> tuple[int, Column]:
+    """Means of `values` over groups of consecutive rows, at most `most` of them; and the group's size."""
+    size = max(-(-len(values) // most), 1)
+    starts = np.arange(0, len(values), size)
+    if not len(starts):
+        return size, values
+    sums = np.add.reduceat(values, starts)
+    return size, sums / np.diff(np.append(starts, len(values)))
