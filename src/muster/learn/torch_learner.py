@@ -1,0 +1,162 @@
+"""One client after another in torch: one working module, no loader, no copy of the model per client."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from muster.core.algorithm import Local
+from muster.core.params import Vector
+from muster.core.randomness import key
+from muster.core.work import Work
+from muster.data.federated import Examples, Facts
+from muster.models.dense import Dense
+from muster.models.model import Model
+from muster.tasks.task import Task
+
+from .client import ClientData, OwnClient, run_client
+from .learner import Trained
+from .torch_module import FlatModule, build, lone_example, named_floats, seeded
+
+EVALUATION_BATCH = 500
+"""Examples that go through the model at once in evaluation: it bounds the memory."""
+
+
+class TorchLearner:
+    """Trains clients with torch on one thread of the CPU; see `Learner`.
+
+    Parameters, float buffers and gradients are views of flat vectors, so sending a model in, stepping
+    and taking the delta are one pass each. All clients share the module, and nothing of one client
+    reaches the next: the result is to the bit that of a fresh module per client.
+
+    Raises:
+        UserError: The model cannot be built, is not float32, or does not fit the task and the data.
+    """
+
+    def __init__(self, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> None:
+        torch.set_num_threads(1)  # a worker per core is faster, and the same bits on every machine size
+        self._model, self._task, self._facts, self._local, self._work = model, task, facts, local, work
+        self._flat = FlatModule(build(model, task, facts, 0))
+        self.spec = self._flat.spec
+
+    def initial(self, seed: int) -> Vector:
+        """The untrained model, f32[spec.size]; depends on the seed only."""
+        if isinstance(self._model, Dense):
+            return self.spec.pack(self._model.initial(self._facts, seed))
+        module = build(self._model, self._task, self._facts, key(seed, "model") % 2**63)
+        return self.spec.pack({name: tensor.detach().numpy() for name, tensor, _ in named_floats(module)})
+
+    def train(
+        self,
+        sent: Vector,
+        examples: Examples,
+        rng: np.random.Generator,
+        delta: Vector,
+        kept: Mapping[str, Any] | None,
+    ) -> Trained:
+        """Trains one client from `sent` and writes `trained - sent` into `delta`, both f32[size].
+
+        A client without examples trains nothing: its loss is given as 0.
+        """
+        if isinstance(self._local, OwnClient):
+            return self._train_own(self._local, sent, examples, rng, delta, kept)
+        batches = list(self._work.batches(len(examples), rng))
+        flat = self._flat
+        flat.load(sent)
+        flat.module.train()
+        with seeded(int(rng.integers(2**63))):
+            losses = self._descend(sent, examples, batches)
+        flat.collect()
+        np.subtract(flat.array, sent, out=delta)
+        if not batches:
+            return Trained(0, 0.0, 0.0)
+        return Trained(len(batches), float(losses.mean()), float(np.square(losses).mean()))
+
+    def evaluate(self, params: Vector, examples: Examples) -> dict[str, float]:
+        """Means over all `examples` (at least one): `loss`, and the task's metrics."""
+        self._flat.load(params)
+        module = self._flat.module.eval()
+        sums = {"loss": 0.0}
+        with torch.no_grad(), seeded(0):
+            for start in range(0, len(examples), EVALUATION_BATCH):
+                inputs, targets = self._tensors(examples, slice(start, start + EVALUATION_BATCH))
+                outputs = module(inputs)
+                sums["loss"] += float(self._task.torch_loss(outputs, targets).double().sum())
+                for name, value in self._task.torch_metrics(outputs, targets).items():
+                    sums[name] = sums.get(name, 0.0) + value
+        return {name: value / len(examples) for name, value in sums.items()}
+
+    def _descend(
+        self, sent: Vector, examples: Examples, batches: Sequence[npt.NDArray[np.int64]]
+    ) -> npt.NDArray[np.float64]:
+        """Takes the steps; returns the loss of every example as it was trained."""
+        flat, local, trained = self._flat, self._local, self.spec.trained
+        params, gradient, start = flat.vector[:trained], flat.gradient, _shared(sent)[:trained]
+        memory, losses = local.init(start), []
+        for index in batches:
+            gradient.zero_()
+            loss = self._loss(examples, index)
+            loss.mean().backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            moved, memory = local.step(params, gradient, start, memory)
+            if moved is not params:
+                params.copy_(moved)
+        return np.asarray(torch.cat(losses).numpy(), np.float64) if losses else np.zeros(0)
+
+    def _loss(self, examples: Examples, index: npt.NDArray[np.int64]) -> Tensor:
+        inputs, targets = self._tensors(examples, index)
+        module, norms = self._flat.module, self._flat.norms
+        if len(index) > 1 or not norms:
+            return self._task.torch_loss(module(inputs), targets)
+        with lone_example(norms):
+            return self._task.torch_loss(module(inputs), targets)
+
+    def _tensors(self, examples: Examples, index: npt.NDArray[np.int64] | slice) -> tuple[Tensor, Tensor]:
+        inputs, targets = self._task.batch(self._facts, examples, index)
+        # cloned into torch's own memory, whose alignment is always the same: BLAS may round otherwise
+        return torch.from_numpy(inputs).clone(), torch.from_numpy(targets)
+
+    def _train_own(
+        self,
+        local: OwnClient,
+        sent: Vector,
+        examples: Examples,
+        rng: np.random.Generator,
+        delta: Vector,
+        kept: Mapping[str, Any] | None,
+    ) -> Trained:
+        self._flat.load(sent)
+        module = copy.deepcopy(self._flat.module).train()  # users may freeze, hook or replace what they like
+        for parameter in module.parameters():
+            parameter.grad = None
+        arrays = {name: tensor.detach().numpy() for name, tensor, _ in named_floats(module)}
+
+        def named(result: object) -> Mapping[str, npt.ArrayLike] | None:
+            if not isinstance(result, torch.nn.Module):
+                return None
+            tensors = {**dict(result.named_parameters()), **dict(result.named_buffers())}
+            return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+
+        with seeded(int(rng.integers(2**63))):
+            data = ClientData(*self._tensors(examples, slice(0, len(examples))))
+            done = run_client(local, self._work, data, module, rng, kept)
+        done.write_delta(self.spec, sent, arrays, named, delta)
+        return done.trained(lambda: self.evaluate(sent, examples)["loss"])
+
+
+def _shared(sent: Vector) -> Tensor:
+    """`sent` as a tensor on the same memory. Rules only read it, so a read-only array will do as well."""
+    if sent.flags.writeable:
+        return torch.from_numpy(sent)
+
+    class Writable:
+        __array_interface__ = {**sent.__array_interface__, "data": (sent.ctypes.data, False)}
+        owner = sent
+
+    return torch.from_numpy(np.asarray(Writable()))

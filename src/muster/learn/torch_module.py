@@ -1,0 +1,159 @@
+"""A torch module whose floats live in one flat vector, so that clients can share it one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from muster.core.errors import UserError
+from muster.core.params import ParamSpec, Vector
+from muster.data.federated import Facts
+from muster.models.model import Model
+from muster.models.own import OwnModel
+from muster.tasks.task import Task
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it torch draws from `seed` (0 <= seed < 2^63); the caller's generator is left as it was."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+@contextmanager
+def lone_example(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Within it a BatchNorm that sees one value per channel normalises by its running statistics.
+
+    One value has no variance, and torch refuses it. Such a layer acts for this batch as it does in
+    evaluation, and its running statistics stay; all other layers train as ever.
+    """
+    active = [norm for norm in norms if norm.training and norm.track_running_stats]
+
+    def freeze(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            norm.training = False
+
+    handles = [norm.register_forward_pre_hook(freeze) for norm in active]
+    try:
+        yield
+    finally:
+        for norm, handle in zip(active, handles, strict=True):
+            handle.remove()
+            norm.training = True
+
+
+def build(model: Model, task: Task, facts: Facts, seed: int) -> nn.Module:
+    """The untrained module; its parameters depend on `seed` only.
+
+    Raises:
+        UserError: It cannot be built, cannot read the task's inputs, or gives scores of a wrong shape.
+    """
+    name = model.ref if isinstance(model, OwnModel) else model.part_name()
+    with seeded(seed), torch.no_grad():
+        module = model.torch(facts).eval()
+        try:
+            outputs = module(torch.from_numpy(task.blank(facts, 2)))
+        except Exception as error:
+            raise UserError(
+                f"model {name} cannot read what task {task.part_name()} makes of {facts.name} (examples of "
+                f"shape {list(facts.input_shape)}): {type(error).__name__}: {error}"
+            ) from error
+    found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if found != [2, facts.num_classes]:
+        raise UserError(
+            f"model {name} gives {found} for 2 examples, but must give [2, {facts.num_classes}]: "
+            "one score for each class of each example"
+        )
+    return module
+
+
+def named_floats(module: nn.Module) -> Iterator[tuple[str, Tensor, str]]:
+    """(name, tensor, kind) of all that travels: parameters, then persistent float buffers.
+
+    Tied weights come once. Frozen parameters are `statistic`: they travel, and no rule moves them.
+    """
+    for name, parameter in module.named_parameters():
+        yield name, parameter, _kind(module, name, parameter)
+    for name, buffer in module.named_buffers():
+        owner, leaf = _place(module, name)
+        passing = leaf in owner._non_persistent_buffers_set
+        if buffer.is_floating_point() and not passing:
+            yield name, buffer, "statistic"
+
+
+def _kind(module: nn.Module, name: str, parameter: Tensor) -> str:
+    if not parameter.requires_grad:
+        return "statistic"
+    owner, leaf = _place(module, name)
+    if isinstance(owner, (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)):
+        return "norm"
+    return "bias" if leaf.startswith("bias") else "weight"
+
+
+def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The part of `module` that holds the parameter or buffer `name`, and its name there."""
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf
+
+
+class FlatModule:
+    """One module and the flat vectors that its parameters, float buffers and gradients are views of.
+
+    `vector` f32[spec.size] and `gradient` f32[spec.trained] are torch tensors; `array` is `vector` as NumPy.
+    What does not travel (integer buffers such as BatchNorm's count of batches) begins anew for each client.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        listed = list(named_floats(module))
+        _check(module, listed)
+        self.module = module
+        self.spec = ParamSpec.of((name, tuple(tensor.shape), kind) for name, tensor, kind in listed)
+        self.vector = torch.zeros(self.spec.size)
+        self.gradient = torch.zeros(self.spec.trained)
+        self.array: Vector = self.vector.numpy()
+        self.norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+        views, tensors = self.spec.views(self.vector), {name: tensor for name, tensor, _ in listed}
+        for name, tensor in tensors.items():
+            views[name].copy_(tensor.detach())
+            tensor.data = views[name]
+        for entry in self.spec.entries:
+            if entry.kind != "statistic":
+                part = self.gradient[entry.offset : entry.offset + entry.size]
+                tensors[entry.name].grad = part.view(entry.shape)
+        buffers = list(module.named_buffers())
+        self._places = [(*_place(module, name), buffer) for name, buffer in buffers]
+        self._passing = [(buffer, buffer.clone()) for name, buffer in buffers if name not in tensors]
+
+    def load(self, sent: Vector) -> None:
+        """Sets the module to the model `sent`, f32[size], and forgets all else of the last client."""
+        np.copyto(self.array, sent)
+        for buffer, initial in self._passing:
+            buffer.copy_(initial)
+        for owner, leaf, buffer in self._places:
+            owner._buffers[leaf] = buffer
+
+    def collect(self) -> None:
+        """Brings buffers that the module replaced, rather than wrote to, back into the vector."""
+        for owner, leaf, buffer in self._places:
+            now = owner._buffers[leaf]
+            if now is not None and now is not buffer:
+                buffer.copy_(now.detach())
+
+
+def _check(module: nn.Module, listed: Sequence[tuple[str, Tensor, str]]) -> None:
+    owner = type(module).__name__
+    for name, tensor, _ in listed:
+        if tensor.dtype != torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{owner}.{name} is {kind}, but must be float32; call .float() on the network")
+    if not any(kind != "statistic" for _, _, kind in listed):
+        raise UserError(f"{owner} has no parameters to train; give it at least one that requires a gradient")
