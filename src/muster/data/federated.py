@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Mapping
 
+import numpy as np
 import numpy.typing as npt
+
+from muster.core.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -43,3 +49,114 @@ class Examples:
     def slice(self, start: int, stop: int) -> Examples:
         """Examples start..stop, as views."""
         return Examples(self.x[start:stop], self.y[start:stop], self.text)
+
+
+FORMAT = 1
+"""Version of the layout of a prepared folder. Another number is prepared anew."""
+
+
+class FederatedData:
+    """A data set dealt out to clients, memory-mapped from a prepared folder. Never written to.
+
+    The folder holds `x.npy` and `y.npy` sorted by client, `offsets.npy` i64[C + 1], `test_x.npy`,
+    `test_y.npy`, of a text `text.npy` u8[T], and `facts.json` with the sha256 of each.
+
+    Attributes:
+        path: The folder; `FederatedData.open(path)` maps the same files in another process.
+        facts: What models and tasks must know.
+        num_examples: i32[C], training examples of each client.
+        client_names: Names of natural clients, one per client; empty if clients are artificial.
+        test: The test examples, shared by all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        facts: Facts,
+        client_names: tuple[str, ...],
+        arrays: Mapping[str, npt.NDArray[Any]],
+    ) -> None:
+        self.path, self.facts, self.client_names = path, facts, client_names
+        text = arrays.get("text")
+        self._train = Examples(arrays["x"], arrays["y"], text)
+        self.test = Examples(arrays["test_x"], arrays["test_y"], text)
+        self._offsets = arrays["offsets"]
+        self.num_examples: npt.NDArray[np.int32] = np.diff(self._offsets).astype(np.int32)
+        self.num_examples.flags.writeable = False
+
+    @property
+    def num_clients(self) -> int:
+        """C, the number of clients."""
+        return len(self.num_examples)
+
+    def client(self, i: int) -> Examples:
+        """The training examples of client `i`, as read-only views: nothing is read until it is used.
+
+        Raises:
+            IndexError: `i` is not in 0..num_clients-1.
+        """
+        if not 0 <= i < self.num_clients:
+            raise IndexError(f"client {i} does not exist; there are {self.num_clients}")
+        return self._train.slice(int(self._offsets[i]), int(self._offsets[i + 1]))
+
+    @classmethod
+    def open(cls, path: Path, verify: bool = False) -> FederatedData:
+        """Maps a prepared folder.
+
+        Args:
+            path: The folder, as `prepare` made it.
+            verify: Also compare the sha256 of every array, which reads all of them.
+
+        Raises:
+            DataError: The folder is missing, damaged, or of another format.
+        """
+        stored = _stored(path)
+        arrays = {name: _mapped(path / f"{name}.npy", sha, verify) for name, sha in stored["arrays"].items()}
+        facts = Facts(**{**stored["facts"], "input_shape": tuple(stored["facts"]["input_shape"])})
+        return cls(path, facts, tuple(stored["client_names"]), arrays)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """What `facts.json` of a prepared folder says.
+
+    Raises:
+        DataError: It is missing, damaged (always checked), or of another format.
+    """
+    try:
+        stored: dict[str, Any] = json.loads((path / "facts.json").read_bytes())
+        sound = stored.pop("sha256") == digest_of(stored)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unusable(path, f"facts.json is missing or damaged ({error})") from error
+    if not sound:
+        raise _unusable(path, "facts.json does not match its own sha256")
+    if stored["format"] != FORMAT:
+        raise _unusable(path, f"it has format {stored['format']}, but this version reads format {FORMAT}")
+    return stored
+
+
+def _mapped(file: Path, sha256: str, verify: bool) -> npt.NDArray[Any]:
+    """A prepared array, mapped read-only."""
+    try:
+        if verify and file_sha256(file) != sha256:
+            raise _unusable(file.parent, f"{file.name} does not match its sha256")
+        # A plain view of the mapping: a memmap itself is several times slower to slice.
+        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+    except DataError:
+        raise
+    except (OSError, EOFError, ValueError) as error:
+        raise _unusable(file.parent, f"{file.name} is missing or damaged ({error})") from error
+
+
+def _unusable(path: Path, why: str) -> DataError:
+    return DataError(f"the prepared data in {path} cannot be used: {why}")
+
+
+def digest_of(stored: Mapping[str, Any]) -> str:
+    """The sha256 that `facts.json` carries of its own content."""
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """The sha256 of a file, read in pieces."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
