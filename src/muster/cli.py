@@ -1,0 +1,257 @@
+"""The command `muster`. Heavy imports live inside the commands, so that `--help` is instant.
+
+Exit codes: 0 done; 2 the user's mistake, told in one line; 1 a bug of ours, with a traceback and where
+it was written; 130 interrupted. With `--json` stdout holds one JSON object and nothing else.
+"""
+
+from __future__ import annotations
+
+import json as _json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from muster.core.errors import UserError
+
+DONE, OURS, USERS, INTERRUPTED = 0, 1, 2, 130
+
+Conf = Annotated[str, typer.Argument(metavar="CONF", help="The job file (YAML).", show_default=False)]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Changes to it: algorithm.pace.cohort=50", show_default=False
+    ),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; all else goes to stderr.")]
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Federated learning from one job file, simulated on a virtual clock.",
+)
+
+
+def main(args: list[str] | None = None) -> None:
+    """The entry point of the command; `args` default to the process's. Ends with SystemExit."""
+    args = (sys.argv[1:] if args is None else args) or ["--help"]
+    with _stdout_for("--json" in args) as answer:
+        code = _code_of(args, answer)
+    raise SystemExit(code)
+
+
+def _code_of(args: list[str], answer: _Answer) -> int:
+    try:
+        result = app(args, prog_name="muster", standalone_mode=False, obj=answer)
+        return result if isinstance(result, int) else DONE
+    except UserError as error:
+        return _told(answer, str(error), "refused", USERS)
+    except (KeyboardInterrupt, typer.Abort):
+        return _told(answer, "interrupted", "interrupted", INTERRUPTED)
+    except Exception as error:
+        if hasattr(
+            error, "format_message"
+        ):  # the command line itself is wrong; typer may bring its own click
+            return _told(answer, f"{error.format_message()} (see muster --help)", "refused", USERS)
+        return _ours(answer, error)
+
+
+class _Answer:
+    """What a command prints: text for people, or, with --json, one object."""
+
+    def __init__(self, as_json: bool, out: Any) -> None:
+        self.as_json, self.out = as_json, out
+
+    def give(self, body: Mapping[str, Any], text: str | None = None) -> None:
+        """Prints the object (only with --json) or the text."""
+        if self.as_json:
+            print(_json.dumps(body), file=self.out, flush=True)
+        elif text:
+            print(text, file=self.out, flush=True)
+
+
+@contextmanager
+def _stdout_for(as_json: bool) -> Iterator[_Answer]:
+    """With --json everything that is not the answer goes to stderr, what a user's code prints included."""
+    if not as_json:
+        yield _Answer(False, sys.stdout)
+        return
+    out = sys.stdout
+    saved = -1
+    with suppress(OSError, ValueError, AttributeError):  # no real descriptor under a test's stdout
+        if out.fileno() == 1:
+            out.flush()
+            saved = os.dup(1)
+            os.dup2(2, 1)  # workers inherit it
+            out = os.fdopen(os.dup(saved), "w", encoding="utf-8")
+    try:
+        with redirect_stdout(sys.stderr):
+            yield _Answer(True, out)
+    finally:
+        if saved >= 0:
+            out.close()
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+def _told(answer: _Answer, text: str, status: str, code: int) -> int:
+    text = " ".join(text.split())
+    print(f"muster: {text}", file=sys.stderr)
+    answer.give({"status": status, "error": text})
+    return code
+
+
+def _ours(answer: _Answer, error: Exception) -> int:
+    """A bug of ours: the traceback, and the file it was written to (the run's folder, or a temporary one)."""
+    traceback.print_exception(error)
+    place = getattr(error, "written_to", None)
+    if place is None:
+        number, place = tempfile.mkstemp(prefix="muster-", suffix=".traceback.txt")
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+    text = f"this is a bug in Muster: {type(error).__name__}: {error}; the traceback was written to {place}"
+    return _told(answer, text, "failed", OURS)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import muster
+
+        print(f"muster {muster.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    conf: Conf,
+    pairs: Pairs = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder.")] = None,
+    json: AsJson = False,
+    clock_only: Annotated[
+        bool, typer.Option("--clock-only", help="Timing only: nothing is trained.")
+    ] = False,
+) -> int:
+    """Run a job."""
+    from muster.job import load_job
+
+    job = load_job(conf, pairs or ())
+    from muster.run import run as run_job
+
+    return _ended(context.obj, run_job(job, out, clock_only=clock_only, json=json))
+
+
+@app.command()
+def resume(context: typer.Context, folder: RunFolder, json: AsJson = False) -> int:
+    """Go on with a run that was stopped."""
+    from muster.run import resume as resume_run
+
+    return _ended(context.obj, resume_run(folder, json=json))
+
+
+def _ended(answer: _Answer, summary: Mapping[str, Any]) -> int:
+    answer.give(summary)
+    return INTERRUPTED if summary.get("status") == "interrupted" else DONE
+
+
+@app.command()
+def check(context: typer.Context, conf: Conf, pairs: Pairs = None, json: AsJson = False) -> int:
+    """Check a job file and print the job with every setting written out."""
+    from muster.job import dump_job, job_to_dict, load_job, num_clients
+
+    job = load_job(conf, pairs or ())
+    clients, busy = num_clients(job), job.algorithm.pace.max_out
+    known = "as many clients as the data names" if clients is None else f"{clients:,} clients"
+    said = f"# {conf} can run: {known}, up to {busy:,} of them at work at once\n"
+    body = {"status": "ok", "num_clients": clients, "max_out": busy, "job": job_to_dict(job)}
+    context.obj.give(body, said + dump_job(job).rstrip())
+    return DONE
+
+
+@app.command()
+def schema(context: typer.Context, json: AsJson = False) -> int:
+    """Print the JSON schema of job files, for editors."""
+    from muster.job import json_schema
+
+    context.obj.give(body := json_schema(), _json.dumps(body, indent=2))
+    return DONE
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    folder: RunFolder,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: report.html in DIR.")] = None,
+    json: AsJson = False,
+) -> int:
+    """Write a run's report: one HTML file that is readable offline."""
+    from muster.track.report import write_report
+
+    place = write_report(folder, out)
+    context.obj.give({"status": "ok", "report": str(place)}, str(place))
+    return DONE
+
+
+@app.command()
+def algorithms(context: typer.Context, json: AsJson = False) -> int:
+    """List the algorithms and the parts that they are made of."""
+    return _list(context.obj, "algorithms")
+
+
+@app.command()
+def models(context: typer.Context, json: AsJson = False) -> int:
+    """List the models."""
+    return _list(context.obj, "models")
+
+
+@app.command()
+def data(context: typer.Context, json: AsJson = False) -> int:
+    """List the data sets and partitions."""
+    return _list(context.obj, "data")
+
+
+@app.command()
+def devices(context: typer.Context, json: AsJson = False) -> int:
+    """List the device populations."""
+    return _list(context.obj, "devices")
+
+
+def _list(answer: _Answer, room: str) -> int:
+    from muster.job import catalogue
+
+    body = catalogue(room)
+    if answer.as_json:
+        answer.give(body)
+        return DONE
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=answer.out)
+    for kind, entries in body.items():
+        table = Table("name", "what it is", "settings", title=kind, title_justify="left", box=None)
+        for entry in entries:
+            fields = ", ".join(
+                f"{key}={value if isinstance(value, str) else _json.dumps(value)}"
+                for key, value in entry["fields"].items()
+            )
+            table.add_row(entry["name"], entry["summary"], fields)
+        console.print(table, highlight=False)
+        console.print()
+    return DONE

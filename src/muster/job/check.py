@@ -1,0 +1,112 @@
+"""Jobs whose settings are each fine and cannot be run together."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from muster.core.errors import DataError, JobError, nearest
+from muster.models.own import OwnModel
+from muster.models.recurrent import CharLSTM
+from muster.tasks.task import Task
+
+from .names import label, parts
+from .settings import Job
+from .source import Keys
+
+Conflict = tuple[tuple[Keys, ...], str]
+"""Where the line of a conflict may be found, the likeliest first, and the sentence."""
+
+
+def num_clients(job: Job) -> int | None:
+    """How many clients the job has, if its partition says so; else only the data set knows."""
+    count = getattr(job.data.partition, "num_clients", None)
+    return count if isinstance(count, int) else None
+
+
+def check_population(job: Job, num_clients: int) -> None:
+    """Refuses a job that wants more clients at work at once than there are.
+
+    Raises:
+        JobError: `algorithm.pace` may have more tasks out than there are clients.
+    """
+    for _, text in _population(job, num_clients):
+        raise JobError(text)
+
+
+def conflicts(job: Job) -> list[Conflict]:
+    """All that makes the job impossible and can be known before its data is read."""
+    most = num_clients(job) or getattr(job.data.partition, "max_clients", None)
+    found = _backend(job) + _task(job) + _target(job)
+    if isinstance(most, int):
+        found += _population(job, most)
+    try:
+        job.data.sources()
+    except DataError as error:
+        found.append(((("data", "root"), ("data", "name"), ("data",)), f"data: {error}"))
+    return found
+
+
+def _population(job: Job, num_clients: int) -> list[Conflict]:
+    pace: Any = job.algorithm.pace
+    if pace.max_out <= num_clients:
+        return []
+    sizes = [(f.name, getattr(pace, f.name)) for f in fields(pace)]
+    counts = [(n, v) for n, v in sizes if isinstance(v, int) and v <= pace.max_out] or sizes
+    widest = max(counts, key=lambda pair: pair[1])[0] if counts else "name"
+    known = hasattr(job.data.partition, "num_clients")
+    more = "raise data.partition.num_clients" if known else "take data with more clients"
+    text = (
+        f"algorithm.pace has up to {pace.max_out} clients at work at once, but there are only {num_clients}; "
+        f"lower algorithm.pace.{widest} or {more}"
+    )
+    above = [("algorithm", "pace", name) for name, _ in [(widest, 0), *sizes]]
+    return [((*above, ("data", "partition", "num_clients"), ("data", "partition"), ("algorithm",)), text)]
+
+
+def _backend(job: Job) -> list[Conflict]:
+    wanted, can, model = job.engine.backend, job.model.backends, label(job.model)
+    place: tuple[Keys, ...] = (("engine", "backend"), ("engine",))
+    has_torch = find_spec("torch") is not None
+    if wanted != "auto" and wanted not in can:
+        allowed = ", ".join(("auto", *can))
+        return [(place, f"engine.backend is {wanted!r}, but model {model} allows only: {allowed}")]
+    fix = "pip install 'muster-fl[torch]'"
+    if wanted == "torch" and not has_torch:
+        return [(place, f"engine.backend is 'torch', but torch is not installed: {fix}")]
+    if "numpy" not in can and not has_torch:
+        return [
+            ((("model", "name"), ("model",)), f"model {model} needs torch, which is not installed: {fix}")
+        ]
+    return []
+
+
+def _task(job: Job) -> list[Conflict]:
+    task, data, model = label(job.task), label(job.data), label(job.model)
+    place: tuple[Keys, ...] = (("task", "name"), ("task",), ("data", "name"), ("data",))
+    if task in parts(Task) and task != job.data.task:
+        return [(place, f"task is {task!r}, but must be {job.data.task!r}, which is what data {data} is for")]
+    ours = type(job.model).__module__.startswith("muster.models.") and not isinstance(job.model, OwnModel)
+    fits = "next_character" if isinstance(job.model, CharLSTM) else "classification"
+    if ours and task in parts(Task) and task != fits:
+        place = (("model", "name"), ("model",), *place)
+        fix = "model: char_lstm" if task == "next_character" else "another model, like model: mlp"
+        return [(place, f"model {model} is for task {fits}, but data {data} is for {task}; write {fix}")]
+    return []
+
+
+def _target(job: Job) -> list[Conflict]:
+    if job.stop.target is None:
+        return []
+    try:
+        measured = job.task.numpy_metrics(np.zeros((1, 2), np.float32), np.zeros(1, np.int64))
+    except Exception:  # a user's task that cannot measure two scores: the run will tell
+        return []
+    metric, known = job.stop.target.metric, sorted({"loss", *measured})
+    if metric in known:
+        return []
+    text = f"stop.target.metric is {metric!r}, but must be one of {', '.join(known)}{nearest(metric, known)}"
+    return [((("stop", "target", "metric"), ("stop", "target"), ("stop",)), text)]

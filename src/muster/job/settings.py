@@ -1,0 +1,120 @@
+"""`Job`: everything that one run depends on, as frozen parts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from muster.core.algorithm import Algorithm
+from muster.core.errors import FieldError
+from muster.core.part import Part
+from muster.core.work import Work
+from muster.data.dataset import DataSet
+from muster.devices.devices import Devices
+from muster.models.model import Model
+from muster.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Engine(Part):
+    """What computes: the ML framework and how many processes."""
+
+    backend: Literal["auto", "torch", "numpy"] = "auto"
+    """`auto` takes torch where it is installed and the model has it, else numpy."""
+    workers: int | Literal["auto"] = "auto"
+    """Processes that train clients side by side; the result is the same for any number of them."""
+
+    def __post_init__(self) -> None:
+        self.check_choice("backend", ("auto", "torch", "numpy"))
+        if self.workers != "auto" and (
+            isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1
+        ):
+            raise FieldError("engine", "workers", self.workers, "an integer at least 1 or auto")
+
+
+@dataclass(frozen=True)
+class Target(Part):
+    """A metric of the test set that ends the run once a model reaches it."""
+
+    value: float
+    """What the metric must reach."""
+    metric: str = "accuracy"
+    """A metric of the task; `loss` must fall to the value, all others must rise to it."""
+
+    def __post_init__(self) -> None:
+        self.check_number("value")
+
+
+@dataclass(frozen=True)
+class Stop(Part):
+    """When the run ends: at whichever limit comes first. One besides `target` must be given."""
+
+    rounds: int | None = 100
+    """Versions of the model."""
+    virtual_secs: float | None = None
+    """Seconds on the virtual clock."""
+    wall_secs: float | None = None
+    """Seconds of real time."""
+    target: Target | None = None
+    """Stop early when the model is good enough."""
+
+    def __post_init__(self) -> None:
+        self.check_number("rounds", at_least=1)
+        self.check_number("virtual_secs", above=0)
+        self.check_number("wall_secs", above=0)
+        if self.rounds is None and self.virtual_secs is None and self.wall_secs is None:
+            allowed = "given, or stop.virtual_secs or stop.wall_secs, since a target may never be reached"
+            raise FieldError(
+                "stop", "rounds", None, allowed if self.target else allowed.partition(", since")[0]
+            )
+
+
+@dataclass(frozen=True)
+class Track(Part):
+    """How often the model is evaluated and the run's state saved."""
+
+    evaluate_every: int = 1
+    """Versions from one evaluation to the next; the last version is always evaluated."""
+    checkpoint_every: int = 10
+    """Versions from one checkpoint to the next."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints are kept."""
+
+    def __post_init__(self) -> None:
+        self.check_number("evaluate_every", at_least=1)
+        self.check_number("checkpoint_every", at_least=1)
+        self.check_number("keep_checkpoints", at_least=1)
+
+
+@dataclass(frozen=True)
+class Job(Part):
+    """Everything that a run depends on; `load_job` makes one from a job file or a mapping."""
+
+    name: str
+    """What the run's folder is called: letters, digits, `.`, `_` and `-`."""
+    data: DataSet
+    """What the clients hold, and how it is dealt out to them."""
+    model: Model
+    """What is trained."""
+    task: Task
+    """What it is trained for: loss and metrics. Default: the data set's own."""
+    algorithm: Algorithm
+    """How it is trained: one answer to each of the five questions."""
+    population: Devices
+    """Who the clients are in time: how fast they compute and how fast their links are."""
+    train: Work = field(default_factory=Work)
+    """How much a client trains in one task."""
+    engine: Engine = field(default_factory=Engine)
+    """What computes."""
+    stop: Stop = field(default_factory=Stop)
+    """When the run ends."""
+    seed: int = 0
+    """All randomness of the run is drawn from it."""
+    track: Track = field(default_factory=Track)
+    """How often the model is evaluated and the run's state saved."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.name):
+            raise FieldError("job", "name", self.name, "letters, digits, '.', '_' and '-' (up to 100)")
+        self.check_number("seed", at_least=0)
