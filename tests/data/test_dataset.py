@@ -5,6 +5,7 @@ import pytest
 from muster.core.errors import DataError
 from muster.core.part import dumps, known, loads, user_module
 from muster.data.dataset import DataSet
+from muster.data.digits import Digits
 from muster.data.partition import Iid
 
 OWN = """
@@ -50,6 +51,18 @@ def test_fingerprint_changes_with_a_source_and_with_the_users_own_code(tmp_path)
     assert before != user_module(tmp_path / "b.py").Points(file=str(source)).fingerprint()
     source.write_text("1,3")
     assert before != points(file=str(source)).fingerprint()
+
+
+def test_fingerprint_changes_with_the_users_own_partition(tmp_path):
+    prints = set()
+    for name, comment in (("a", ""), ("b", "# edited\n")):
+        (tmp_path / f"{name}.py").write_text(
+            "from dataclasses import dataclass\nfrom muster.data.partition import Iid\n"
+            f"@dataclass(frozen=True)\nclass Odd(Iid):\n    pass\n{comment}"
+        )
+        prints.add(Digits(user_module(tmp_path / f"{name}.py").Odd(3)).fingerprint())
+    prints.add(Digits(Iid(3)).fingerprint())
+    assert len(prints) == 3
 
 
 def test_a_source_that_cannot_be_read_is_told(tmp_path):

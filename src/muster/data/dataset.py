@@ -61,20 +61,22 @@ class DataSet(Part, ABC):
         return ()
 
     def fingerprint(self) -> str:
-        """Hash of names, sizes and contents of the source files, and of a user's own Python file.
+        """Hash of names, sizes and contents of the source files, and of a user's own Python files.
 
         Raises:
             DataError: A source file is missing or cannot be read.
         """
         files = list(self.sources())
         digest = hashlib.sha256()
-        if not built_in(self):
-            code = getattr(sys.modules.get(type(self).__module__), "__file__", None)
+        for part in (self, self.partition):
+            if built_in(part):
+                continue
+            code = getattr(sys.modules.get(type(part).__module__), "__file__", None)
             if code is not None and Path(code).is_file():
                 files.append(Path(code))
             else:  # a notebook's class
                 with suppress(OSError, TypeError):
-                    digest.update(inspect.getsource(type(self)).encode())
+                    digest.update(inspect.getsource(type(part)).encode())
         for file in files:
             try:
                 content, size = file_sha256(file), file.stat().st_size
@@ -84,9 +86,9 @@ class DataSet(Part, ABC):
         return digest.hexdigest()
 
 
-def built_in(dataset: DataSet) -> bool:
-    """Whether Muster itself brings this data set."""
-    return type(dataset).__module__.startswith("muster.")
+def built_in(part: Part) -> bool:
+    """Whether Muster itself brings this part."""
+    return type(part).__module__.startswith("muster.")
 
 
 def source_files(owner: str, root: str | None, folder: str, names: Sequence[str]) -> tuple[Path, ...]:
