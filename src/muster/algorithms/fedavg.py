@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -140,7 +140,7 @@ class SGD(Local):
 class Mean(Combine):
     """Weighted mean of the deltas."""
 
-    by: str = "examples"
+    by: Literal["examples", "uniform"] = "examples"
     """Weigh by `examples` (the client's number of them) or `uniform`."""
 
     def __post_init__(self) -> None:

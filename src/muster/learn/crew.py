@@ -64,8 +64,6 @@ class Recipe:
 class Crew(Protocol):
     """Trains tasks and adds up their updates."""
 
-    num_workers: int
-
     def train(
         self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Vector], kept: Kept
     ) -> tuple[Table, dict[int, bytes]]:
@@ -91,8 +89,6 @@ class Crew(Protocol):
 
 class Inline:
     """Training in this process."""
-
-    num_workers = 1
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -147,7 +143,6 @@ class Pool:
     """
 
     def __init__(self, recipe: Recipe, num_workers: int, size: int) -> None:
-        self.num_workers = num_workers
         self._size, self._scale = size, recipe.folding.scale
         self._models: dict[int, SharedMemory] = {}
         self._sums = [SharedMemory(create=True, size=8 * size) for _ in range(num_workers)]
@@ -179,13 +174,13 @@ class Pool:
         """Hands out chunks to whoever is free; which worker trains what changes no bit."""
         for version, vector in sent.items():
             self._publish(version, vector)
-        size = max(1, math.ceil(len(tasks) / (8 * self.num_workers)))
+        size = max(1, math.ceil(len(tasks) / (8 * len(self._pipes))))
         chunks = [slice(i, min(i + size, len(tasks))) for i in range(0, len(tasks), size)]
         reports = rows(REPORT, len(tasks))
         states: dict[int, bytes] = {}
         busy: dict[int, slice] = {}
         waiting = list(reversed(chunks))
-        free = list(range(self.num_workers))
+        free = list(range(len(self._pipes)))
         while waiting or busy:
             while waiting and free:
                 worker, chunk = free.pop(), waiting.pop()
@@ -325,11 +320,6 @@ class Automatic:
         self._inline, self._make_pool, self._max, self._say = inline, make_pool, max_workers, say
         self._crew: Inline | Pool = inline
         self._spent = 0.0
-
-    @property
-    def num_workers(self) -> int:
-        """Workers at present."""
-        return self._crew.num_workers
 
     def train(
         self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Vector], kept: Kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Literal
 
 from muster.core.algorithm import Local
 from muster.core.errors import UserError, nearest
@@ -17,7 +18,7 @@ ASKED = ("auto", "torch", "numpy")
 """What a job may ask for."""
 
 
-def choose_backend(asked: str, model: Model) -> str:
+def choose_backend(asked: str, model: Model) -> Literal["torch", "numpy"]:
     """`torch` or `numpy`. `auto` takes torch where it is installed and the model has it, else numpy.
 
     Raises:
@@ -37,7 +38,7 @@ def choose_backend(asked: str, model: Model) -> str:
         )
     if asked == "torch" and not installed:
         raise UserError(f"model {name} needs torch, which is not installed: pip install 'muster-fl[torch]'")
-    return asked
+    return "torch" if asked == "torch" else "numpy"
 
 
 def make_learner(backend: str, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> Learner:

@@ -45,8 +45,15 @@ from .queue import Queue
 class World(Protocol):
     """Who is there, and how long things take. A function of its arguments: nothing in it changes."""
 
-    down_bytes: int
-    up_bytes: int
+    @property
+    def down_bytes(self) -> int:
+        """Bytes of one task's download."""
+        ...
+
+    @property
+    def up_bytes(self) -> int:
+        """Bytes of one task's upload."""
+        ...
 
     def present(self, now_ns: int) -> Candidates:
         """The clients that are present at an instant."""

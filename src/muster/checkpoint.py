@@ -1,0 +1,114 @@
+"""Checkpoints: what a run needs to go on to the same bits, written so that no crash can damage them.
+
+A checkpoint is a folder `checkpoints/<version>` with `control.json` and `tensors.safetensors`. It is
+written aside, synced, then renamed; each file's hash is kept in control.json, and checked when it is
+read. The newest few are kept, so that a damaged one costs a few versions and not the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from muster.track.folder import disk_errors
+
+FOLDER, CONTROL, TENSORS = "checkpoints", "control.json", "tensors.safetensors"
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+def write(folder: Path, version: int, control: Mapping[str, Any], tensors: Tensors, keep: int) -> list[Any]:
+    """Saves a checkpoint of `version` in the run folder and deletes all but the newest `keep`.
+
+    Returns:
+        The `control` of each checkpoint that is kept and readable, newest first.
+
+    Raises:
+        RunFolderError: The disk is full or cannot be written; older checkpoints are untouched.
+
+    """
+    place = folder / FOLDER
+    aside, final = place / f".aside-{version:08d}", place / f"{version:08d}"
+    with disk_errors(folder):
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+            body = json.dumps(control, sort_keys=True)
+            hashes = {"tensors": _hash(data), "control": _hash(body.encode())}
+            _write(aside / TENSORS, data)
+            _write(aside / CONTROL, json.dumps({"sha256": hashes, "control": body}).encode())
+            _sync(aside)
+            shutil.rmtree(final, ignore_errors=True)
+            aside.rename(final)
+            _sync(place)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        for old in _folders(folder)[keep:]:
+            shutil.rmtree(old)
+    kept = []
+    for path in _folders(folder):
+        with suppress(ValueError, OSError, KeyError):
+            kept.append(_control(path)[0])
+    return kept
+
+
+def read(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Control and tensors of the run folder's checkpoints that are whole, newest first.
+
+    A damaged one is passed over, and `say` is told so.
+    """
+    for path in _folders(folder):
+        try:
+            control, hashes = _control(path)
+            data = (path / TENSORS).read_bytes()
+            if _hash(data) != hashes["tensors"]:
+                raise ValueError(f"{TENSORS} does not have the hash it was written with")
+            yield control, load(data)
+        except (ValueError, KeyError, OSError, SafetensorError) as error:
+            say(f"checkpoint {int(path.name)} is damaged ({error}); going back to the one before")
+
+
+def _control(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    whole = json.loads((path / CONTROL).read_bytes())
+    if _hash(whole["control"].encode()) != whole["sha256"]["control"]:
+        raise ValueError(f"{CONTROL} does not have the hash it was written with")
+    return json.loads(whole["control"]), whole["sha256"]
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    place = folder / FOLDER
+    found = place.iterdir() if place.is_dir() else iter(())
+    return sorted((p for p in found if p.name.isdigit()), reverse=True)
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
