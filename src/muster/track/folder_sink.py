@@ -47,7 +47,6 @@ class FolderSink:
     def end(self, summary: Summary) -> None:
         """Writes summary.json and curve.png."""
         assert self._plan is not None
-        self.folder.close()
         self.folder.write_summary(summary)
         for line in [*outcome_lines(self._plan, summary), *next_commands(self._plan, summary)]:
             self.folder.log(line)

@@ -49,12 +49,13 @@ def page(
 ) -> str:
     """The page's HTML. Whatever comes from files is escaped."""
     name = plan.name if plan else folder_name
-    sections = [
-        _section("Learning", _learning(history, plan)),
-        _section("Rounds", _rounds(history)),
-        _section("Cost", _cost(history)),
-        _section("Participation", _participation(history, plan)),
-    ]
+    sections = [_section("Learning", _learning(history, plan))]
+    if history.trained.any():
+        sections += [
+            _section("Rounds", _rounds(history)),
+            _section("Cost", _cost(history)),
+            _section("Participation", _participation(history, plan)),
+        ]
     if job:
         sections.append(
             f'<h2>Settings</h2><details class="card" open><summary>job.yml</summary>'
