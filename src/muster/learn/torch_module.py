@@ -60,6 +60,7 @@ def build(model: Model, task: Task, facts: Facts, seed: int) -> nn.Module:
     name = model.ref if isinstance(model, OwnModel) else model.part_name()
     with seeded(seed), torch.no_grad():
         module = model.torch(facts).eval()
+        _check(name, module)
         try:
             outputs = module(torch.from_numpy(task.blank(facts, 2)))
         except Exception as error:
@@ -114,7 +115,6 @@ class FlatModule:
 
     def __init__(self, module: nn.Module) -> None:
         listed = list(named_floats(module))
-        _check(module, listed)
         self.module = module
         self.spec = ParamSpec.of((name, tuple(tensor.shape), kind) for name, tensor, kind in listed)
         self.vector = torch.zeros(self.spec.size)
@@ -149,11 +149,12 @@ class FlatModule:
                 buffer.copy_(now.detach())
 
 
-def _check(module: nn.Module, listed: Sequence[tuple[str, Tensor, str]]) -> None:
-    owner = type(module).__name__
-    for name, tensor, _ in listed:
+def _check(name: str, module: nn.Module) -> None:
+    kinds = set()
+    for entry, tensor, kind in named_floats(module):
+        kinds.add(kind)
         if tensor.dtype != torch.float32:
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise UserError(f"{owner}.{name} is {kind}, but must be float32; call .float() on the network")
-    if not any(kind != "statistic" for _, _, kind in listed):
-        raise UserError(f"{owner} has no parameters to train; give it at least one that requires a gradient")
+            found = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"model {name} has {entry} in {found}, but must be float32: call .float() on it")
+    if not kinds - {"statistic"}:
+        raise UserError(f"model {name} has no parameters to train, but must have at least one")
