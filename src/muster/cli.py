@@ -72,10 +72,13 @@ class _Answer:
 
     def give(self, body: Mapping[str, Any], text: str | None = None) -> None:
         """Prints the object (only with --json) or the text."""
-        if self.as_json:
-            print(_json.dumps(body), file=self.out, flush=True)
-        elif text:
-            print(text, file=self.out, flush=True)
+        said = _json.dumps(body) if self.as_json else text
+        if not said:
+            return
+        try:
+            print(said, file=self.out, flush=True)
+        except BrokenPipeError:  # `muster check CONF | head`: the reader has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
 
 
 @contextmanager

@@ -45,8 +45,9 @@ def conflicts(job: Job) -> list[Conflict]:
         found += _population(job, most)
     try:
         job.data.sources()
-    except DataError as error:
-        found.append(((("data", "root"), ("data", "name"), ("data",)), f"data: {error}"))
+    except Exception as error:  # a user's data set may raise anything
+        said = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        found.append(((("data", "root"), ("data", "name"), ("data",)), f"data: {said}"))
     return found
 
 

@@ -115,6 +115,6 @@ class Job(Part):
     """How often the model is evaluated and the run's state saved."""
 
     def __post_init__(self) -> None:
+        self.check_number("seed", at_least=0)
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.name):
             raise FieldError("job", "name", self.name, "letters, digits, '.', '_' and '-' (up to 100)")
-        self.check_number("seed", at_least=0)

@@ -21,6 +21,8 @@ Keys: TypeAlias = tuple[str, ...]
 """Where a value is: `("algorithm", "pace", "cohort")`; items of a list go by their number."""
 
 COMMAND_LINE = "given on the command line"
+MAX_DEPTH = 50
+"""No setting is nested deeper, not nearly."""
 MAX_NODES = 100_000
 """More values than this in one file is no job but a bomb of aliases."""
 
@@ -160,6 +162,8 @@ class _Reader:
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES or any(node is outer for outer in self.open):
             raise self.fail(node, "the aliases (*) of this file unfold without end; write the values out")
+        if len(self.open) > MAX_DEPTH:
+            raise self.fail(node, f"this is nested more than {MAX_DEPTH} levels deep")
         self.open.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
