@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from muster.data.dataset import DataSet, Raw
-from muster.data.federated import Examples, Facts
+from muster.core.examples import Examples, Facts
 from muster.data.partition import Iid, Partition
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from muster.core.errors import DataError, UserError
+from muster.core.examples import Examples, Facts
 from muster.core.part import user_module
 from muster.data import store
 from muster.data.dataset import DataSet, Raw
 from muster.data.digits import Digits
 from muster.data.fashion_mnist import FashionMNIST
-from muster.data.federated import Examples, Facts, FederatedData
+from muster.data.federated import FederatedData
 from muster.data.partition import Assignment, Dirichlet, Iid, Natural, Partition
 from muster.data.store import prepare
 
@@ -235,7 +236,7 @@ OWN = """
 from dataclasses import dataclass, field
 import numpy as np
 from muster.data.dataset import DataSet, Raw
-from muster.data.federated import Examples, Facts
+from muster.core.examples import Examples, Facts
 from muster.data.partition import Iid, Partition
 
 @dataclass(frozen=True)

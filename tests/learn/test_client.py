@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from muster.core.errors import FieldError, UserError
+from muster.core.examples import Examples, Facts
 from muster.core.part import dumps, loads
 from muster.core.randomness import rng
 from muster.core.work import Work
-from muster.data.federated import Examples, Facts
 from muster.learn.client import OwnClient
 from muster.learn.learners import make_learner
 from muster.models.convolutional import ConvNet2

@@ -5,8 +5,8 @@ import pytest
 
 from muster.core.algorithm import Local
 from muster.core.errors import UserError
+from muster.core.examples import Facts
 from muster.core.work import Work
-from muster.data.federated import Facts
 from muster.learn.learners import choose_backend, make_learner
 from muster.models.convolutional import LeafCNN
 from muster.models.dense import MLP

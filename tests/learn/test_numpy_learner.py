@@ -7,9 +7,9 @@ import pytest
 
 from muster.core.algorithm import Local
 from muster.core.errors import UserError
+from muster.core.examples import Examples, Facts
 from muster.core.randomness import rng
 from muster.core.work import Work
-from muster.data.federated import Examples, Facts
 from muster.learn.numpy_learner import NumpyLearner
 from muster.learn.torch_learner import TorchLearner
 from muster.models.convolutional import LeafCNN

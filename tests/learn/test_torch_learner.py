@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from muster.core.algorithm import Local
 from muster.core.errors import DataError, UserError
+from muster.core.examples import Examples, Facts
 from muster.core.randomness import rng
 from muster.core.work import Work
-from muster.data.federated import Examples, Facts
 from muster.learn.torch_learner import TorchLearner
 from muster.models.convolutional import ConvNet2
 from muster.models.dense import Logistic

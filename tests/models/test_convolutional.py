@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from muster.core.errors import FieldError, UserError
-from muster.data.federated import Facts
+from muster.core.examples import Facts
 from muster.models.convolutional import ConvNet2, LeafCNN
 
 FEMNIST = Facts("femnist", (1, 28, 28), 62)

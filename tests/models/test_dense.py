@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from muster.core.errors import FieldError
+from muster.core.examples import Facts
 from muster.core.part import dumps, known, loads
-from muster.data.federated import Facts
 from muster.models.dense import MLP, Logistic
 from muster.models.model import Model
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from muster.core.errors import FieldError, UserError
+from muster.core.examples import Facts
 from muster.core.part import dumps, loads
-from muster.data.federated import Facts
 from muster.models.own import OwnModel
 
 FACTS = Facts("features", (4,), 3)

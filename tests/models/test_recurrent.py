@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from muster.core.errors import UserError
-from muster.data.federated import Facts
+from muster.core.examples import Facts
 from muster.models.recurrent import CharLSTM
 
 

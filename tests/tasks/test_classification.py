@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.core.errors import DataError
+from muster.core.examples import Examples, Facts
 from muster.core.part import known
-from muster.data.federated import Examples, Facts
 from muster.tasks.classification import Classification
 from muster.tasks.task import Task
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from muster.core.errors import DataError
-from muster.data.federated import Examples, Facts
+from muster.core.examples import Examples, Facts
 from muster.tasks.next_character import NextCharacter
 
 TASK = NextCharacter()

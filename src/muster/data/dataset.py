@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.errors import DataError
+from muster.core.examples import Examples, Facts
 from muster.core.part import Part
-from muster.data.federated import Examples, Facts, file_sha256
+from muster.data.federated import file_sha256
 from muster.data.partition import Partition
 
 

@@ -14,9 +14,9 @@ from typing import ClassVar, Sequence
 import numpy as np
 
 from muster.core.errors import DataError
+from muster.core.examples import Examples, Facts
 from muster.core.randomness import rng
 from muster.data.dataset import DataSet, Raw
-from muster.data.federated import Examples, Facts
 from muster.data.partition import Dirichlet, Partition
 
 SPLIT_SEED = 0

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.errors import DataError
+from muster.core.examples import Examples, Facts
 from muster.data.dataset import DataSet, Raw, source_files
-from muster.data.federated import Examples, Facts
 from muster.data.partition import Dirichlet, Partition
 
 FILES = (

@@ -1,10 +1,9 @@
-"""What a client holds, and what there is to know about a data set."""
+"""A data set dealt out to clients: memory-mapped, a client a pair of offsets."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -12,44 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.errors import DataError
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What models and tasks must know of a data set. Kept in its store, readable without it."""
-
-    name: str
-    input_shape: tuple[int, ...]
-    """One example as a model sees it: (1, 28, 28) an image, (64,) features, (80,) a window of text."""
-    num_classes: int
-    """Classes, or the size of the vocabulary."""
-    mean: float = 0.0
-    std: float = 1.0
-    """Stored inputs become (input / 255 - mean) / std if uint8, else (input - mean) / std."""
-    vocabulary: str = ""
-    """Of a text: the characters, in the order of their codes."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Some examples as they are stored: zero-copy views of memory-mapped arrays.
-
-    x: [N, ...] raw inputs (u8 or f32), or i64[N] positions in `text` at which windows start.
-    y: i64[N] classes; of a text, the code of the character after the window.
-    text: u8[...] codes of the whole text, shared by all clients; None where examples are not text.
-    """
-
-    x: npt.NDArray[Any]
-    y: npt.NDArray[Any]
-    text: npt.NDArray[Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def slice(self, start: int, stop: int) -> Examples:
-        """Examples start..stop, as views."""
-        return Examples(self.x[start:stop], self.y[start:stop], self.text)
-
+from muster.core.examples import Examples, Facts
 
 FORMAT = 1
 """Version of the layout of a prepared folder. Another number is prepared anew."""

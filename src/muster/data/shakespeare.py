@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.errors import DataError, FieldError
+from muster.core.examples import Examples, Facts
 from muster.core.randomness import rng
 from muster.data.dataset import DataSet, Raw, source_files
-from muster.data.federated import Examples, Facts
 from muster.data.partition import Natural, Partition
 
 FILES = {"plays": "mit-plays-full-html.zip", "tiny": "tinyshakespeare.txt"}

@@ -23,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.errors import DataError, MusterError
+from muster.core.examples import Examples, Facts
 from muster.core.part import dumps
 from muster.core.randomness import rng
 from muster.data.dataset import DataSet, Raw, built_in
-from muster.data.federated import FORMAT, Examples, Facts, FederatedData, digest_of
+from muster.data.federated import FORMAT, FederatedData, digest_of
 from muster.data.partition import Assignment
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Any, Mapping, Protocol
 
 import numpy as np
 
+from muster.core.examples import Examples
 from muster.core.params import ParamSpec, Vector
-from muster.data.federated import Examples
 
 
 @dataclass(frozen=True)

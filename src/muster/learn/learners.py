@@ -7,8 +7,8 @@ from typing import Literal
 
 from muster.core.algorithm import Local
 from muster.core.errors import UserError, nearest
+from muster.core.examples import Facts
 from muster.core.work import Work
-from muster.data.federated import Facts
 from muster.models.model import Model
 from muster.tasks.task import Task
 

@@ -11,9 +11,9 @@ from threadpoolctl import ThreadpoolController
 
 from muster.core.algorithm import Local
 from muster.core.errors import UserError
+from muster.core.examples import Examples, Facts
 from muster.core.params import Vector
 from muster.core.work import Work
-from muster.data.federated import Examples, Facts
 from muster.models.dense import Dense
 from muster.models.model import Model
 from muster.tasks.task import Task

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.algorithm import Algorithm, Array, Info
+from muster.core.examples import Examples
 from muster.core.params import ParamSpec, Vector
 from muster.core.store import ClientStore
 from muster.core.tables import REPORT, Ids, Table, rows
-from muster.data.federated import Examples
 
 from .crew import Crew
 from .learner import Learner

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from muster.core.algorithm import Local
+from muster.core.examples import Examples, Facts
 from muster.core.params import Vector
 from muster.core.randomness import key
 from muster.core.work import Work
-from muster.data.federated import Examples, Facts
 from muster.models.dense import Dense
 from muster.models.model import Model
 from muster.tasks.task import Task

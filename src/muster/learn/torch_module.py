@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from muster.core.errors import UserError
+from muster.core.examples import Facts
 from muster.core.params import ParamSpec, Vector
-from muster.data.federated import Facts
 from muster.models.model import Model
 from muster.models.own import OwnModel
 from muster.tasks.task import Task

@@ -21,7 +21,7 @@ from .model import Model
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from muster.data.federated import Facts
+    from muster.core.examples import Facts
 
 
 class Dense(Model):

@@ -10,7 +10,7 @@ from muster.core.part import Part
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from muster.data.federated import Facts
+    from muster.core.examples import Facts
 
 
 class Model(Part):

@@ -16,7 +16,7 @@ from .model import Model
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from muster.data.federated import Facts
+    from muster.core.examples import Facts
 
 Settings: TypeAlias = tuple[tuple[str, Any], ...]
 """Keyword settings of a user's class: (name, value) pairs; values are JSON scalars and tuples of them."""

@@ -12,7 +12,7 @@ from .model import Model
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from muster.data.federated import Facts
+    from muster.core.examples import Facts
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from .cross_entropy import CrossEntropy, labels
 from .task import Array, Index
 
 if TYPE_CHECKING:
-    from muster.data.federated import Examples, Facts
+    from muster.core.examples import Examples, Facts
 
 
 @dataclass(frozen=True)

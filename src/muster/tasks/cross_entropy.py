@@ -13,7 +13,7 @@ from .task import Array, Index, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from muster.data.federated import Examples, Facts
+    from muster.core.examples import Examples, Facts
 
 
 class CrossEntropy(Task):

@@ -13,7 +13,7 @@ from muster.core.part import Part
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from muster.data.federated import Examples, Facts
+    from muster.core.examples import Examples, Facts
 
 Array: TypeAlias = npt.NDArray[Any]
 Index: TypeAlias = npt.NDArray[np.int64] | slice
