@@ -25,7 +25,6 @@ from muster.core.state import Limits, ServerState, initial_state, load_state, sa
 from muster.core.store import ClientStore
 from muster.core.sums import scale_for
 from muster.core.tables import to_ns
-from muster.data.federated import FederatedData
 from muster.data.store import prepare
 from muster.devices.world import World
 from muster.job import Job, check_population, dump_job, load_job
@@ -49,22 +48,6 @@ TRACEBACK = "traceback.txt"
 Say = Callable[[str], None]
 Boundary = tuple[ServerState, Moment | None]
 """The end of a version: the control plane's state and the data plane's; None in a clock-only run."""
-
-
-@dataclass
-class Trained:
-    """The data plane as the simulation sees it: evaluation is on the data set's test examples."""
-
-    plane: DataPlane
-    data: FederatedData
-
-    def advance(self, tasks: Any, staleness: Any, keep: Any) -> Any:
-        """See `DataPlane.advance`."""
-        return self.plane.advance(tasks, staleness, keep)
-
-    def evaluate(self) -> Mapping[str, float]:
-        """Metrics of the newest model over all test examples."""
-        return self.plane.evaluate(self.data.test)
 
 
 @dataclass
@@ -152,32 +135,36 @@ def compose(
         job.seed,
     )
     recipe = Recipe(backend, job.model, job.task, local, job.train, folding, str(data.path))
-    crew, workers = _crew(job, recipe, learner.spec.size, max_workers, say)
+    crew, workers = _crew(job, recipe, learner.spec.size, len(data.test), max_workers, say)
     choices.append(workers)
     plane = DataPlane(
         algorithm,
-        learner,
+        learner.spec,
         crew,
         ClientStore(store),
         data.num_clients,
         folding.max_weight,
         learner.initial(job.seed),
     )
-    sim = Simulation(algorithm, job.seed, world, Trained(plane, data), state, outside)
+    sim = Simulation(algorithm, job.seed, world, plane, state, outside)
     return Session(job, sim, plane, learner.spec, tuple(choices), data.num_clients)
 
 
-def _crew(job: Job, recipe: Recipe, size: int, max_workers: int | None, say: Say) -> tuple[Crew, str]:
+def _crew(
+    job: Job, recipe: Recipe, size: int, num_tests: int, max_workers: int | None, say: Say
+) -> tuple[Crew, str]:
     """Who trains, and a line that says so."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = job.engine.workers
     if asked == "auto":
         most = min(max_workers or cores, job.algorithm.pace.max_accepts)
-        automatic = Automatic(Inline(recipe.trainer()), lambda: Pool(recipe, most, size), most, say)
+        automatic = Automatic(
+            Inline(recipe.trainer()), lambda: Pool(recipe, most, size, num_tests), most, say
+        )
         return automatic, f"workers: 1 to begin with, up to {most} if training takes long (auto)"
     if asked == 1:
         return Inline(recipe.trainer()), "workers: 1, in this process"
-    return Pool(recipe, asked, size), f"workers: {asked} processes"
+    return Pool(recipe, asked, size, num_tests), f"workers: {asked} processes"
 
 
 class Simulated:

@@ -11,9 +11,10 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import connection, get_context
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -34,6 +35,9 @@ from .trainer import Folding, Trainer
 
 POOL_AFTER_SECS = 5.0
 """With `workers: auto`, a pool is started once training in this process has taken so long."""
+
+SPAN = 1000
+"""Test examples that a worker evaluates in one go."""
 
 Kept = Mapping[int, bytes]
 """Client -> encoded lasting state."""
@@ -70,6 +74,10 @@ class Crew(Protocol):
         """Trains TASK rows, no client twice; returns REPORT rows in their order, and new states."""
         ...
 
+    def evaluate(self, version: int, params: Vector) -> dict[str, float]:
+        """Means of the metrics of model `params` over all test examples."""
+        ...
+
     def total(self) -> FixedPointSum:
         """The sum of all updates trained since `clear`."""
         ...
@@ -98,6 +106,11 @@ class Inline:
     ) -> tuple[Table, dict[int, bytes]]:
         """One task after another."""
         return _train_chunk(self._trainer, tasks, staleness, sent, kept)
+
+    def evaluate(self, version: int, params: Vector) -> dict[str, float]:
+        """One span of test examples after another."""
+        trainer, count = self._trainer, len(self._trainer.data.test)
+        return _mean([_evaluate_span(trainer, params, span) for span in _spans(count)], count)
 
     def total(self) -> FixedPointSum:
         """The trainer's own sum."""
@@ -129,6 +142,22 @@ def _train_chunk(
     return reports, states
 
 
+def _spans(count: int) -> list[slice]:
+    """Test examples in fixed spans: the same sums, whoever evaluates which."""
+    return [slice(start, min(start + SPAN, count)) for start in range(0, count, SPAN)]
+
+
+def _evaluate_span(trainer: Trainer, params: Vector, span: slice) -> dict[str, float]:
+    """Sums of the metrics over a span of the test examples."""
+    means = trainer.learner.evaluate(params, trainer.data.test.slice(span.start, span.stop))
+    return {name: mean * (span.stop - span.start) for name, mean in means.items()}
+
+
+def _mean(sums: Sequence[Mapping[str, float]], count: int) -> dict[str, float]:
+    names = sums[0] if sums else {}
+    return {name: math.fsum(part[name] for part in sums) / count for name in names}
+
+
 class Pool:
     """Spawned processes, one thread each.
 
@@ -136,14 +165,15 @@ class Pool:
         recipe: From which each builds its trainer.
         num_workers: Processes.
         size: Length of the model's flat vector.
+        num_tests: Test examples of the data set.
 
     Raises:
         TrainingError: A worker could not be built; the text holds its traceback.
 
     """
 
-    def __init__(self, recipe: Recipe, num_workers: int, size: int) -> None:
-        self._size, self._scale = size, recipe.folding.scale
+    def __init__(self, recipe: Recipe, num_workers: int, size: int, num_tests: int) -> None:
+        self._size, self._scale, self._num_tests = size, recipe.folding.scale, num_tests
         self._models: dict[int, SharedMemory] = {}
         self._sums = [SharedMemory(create=True, size=8 * size) for _ in range(num_workers)]
         self._merged = FixedPointSum(size, self._scale)
@@ -176,25 +206,41 @@ class Pool:
             self._publish(version, vector)
         size = max(1, math.ceil(len(tasks) / (8 * len(self._pipes))))
         chunks = [slice(i, min(i + size, len(tasks))) for i in range(0, len(tasks), size)]
+        messages = (self._chunk(tasks[chunk], staleness[chunk], kept) for chunk in chunks)
         reports = rows(REPORT, len(tasks))
         states: dict[int, bytes] = {}
-        busy: dict[int, slice] = {}
-        waiting = list(reversed(chunks))
+        for i, answer in self._share_out(messages):
+            reports[chunks[i]] = answer["reports"].view(REPORT)
+            states |= {int(k[5:]): v.tobytes() for k, v in answer.items() if k.startswith("kept.")}
+        return reports, states
+
+    def evaluate(self, version: int, params: Vector) -> dict[str, float]:
+        """Hands out spans of the test examples."""
+        self._publish(version, params)
+        spans, model = _spans(self._num_tests), {str(version): self._models[version].name}
+        messages = ({"span": [span.start, span.stop], "models": model} for span in spans)
+        answers = dict(self._share_out(messages))
+        return _mean([answers[i]["sums"] for i in range(len(spans))], self._num_tests)
+
+    def _share_out(self, messages: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Gives each message to a worker that is free; yields their numbers and answers as they come."""
+        waiting = enumerate(messages)
         free = list(range(len(self._pipes)))
-        while waiting or busy:
-            while waiting and free:
-                worker, chunk = free.pop(), waiting.pop()
-                self._send(worker, tasks[chunk], staleness[chunk], sent, kept)
-                busy[worker] = chunk
-            for pipe in connection.wait([self._pipes[w] for w in busy]):
+        busy: dict[int, tuple[int, dict[str, Any]]] = {}
+        while True:
+            for i, message in islice(waiting, len(free)):
+                worker = free.pop()
+                self._pipes[worker].send_bytes(encode(message))
+                busy[worker] = i, message
+            if not busy:
+                return
+            for pipe in connection.wait([self._pipes[worker] for worker in busy]):
                 worker = self._pipes.index(pipe)  # type: ignore[arg-type]
-                chunk = busy.pop(worker)
-                answer = self._receive(worker, tasks[chunk])
-                reports[chunk] = answer["reports"].view(REPORT)
-                states |= {int(k[5:]): v.tobytes() for k, v in answer.items() if k.startswith("kept.")}
+                i, message = busy.pop(worker)
+                answer = self._receive(worker, message)
                 self._rss[worker] = int(answer["rss"])
                 free.append(worker)
-        return reports, states
+                yield i, answer
 
     def _publish(self, version: int, vector: Vector) -> None:
         """Puts a version into shared memory, once; those no longer sent are taken down by `clear`."""
@@ -202,25 +248,25 @@ class Pool:
             self._models[version] = SharedMemory(create=True, size=4 * self._size)
             np.ndarray(self._size, np.float32, self._models[version].buf)[:] = vector
 
-    def _send(
-        self, worker: int, tasks: Table, staleness: Any, sent: Mapping[int, Vector], kept: Kept
-    ) -> None:
-        message: dict[str, Any] = {
+    def _chunk(self, tasks: Table, staleness: Any, kept: Kept) -> dict[str, Any]:
+        """The message that has a worker train `tasks`."""
+        ids = set(tasks["client"].tolist())
+        return {
             "tasks": np.ascontiguousarray(tasks).view(np.uint8),
             "staleness": np.asarray(staleness, np.int64),
             "models": {str(v): self._models[v].name for v in np.unique(tasks["version"]).tolist()},
+            **{f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in kept.items() if c in ids},
         }
-        ids = set(tasks["client"].tolist())
-        message |= {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in kept.items() if c in ids}
-        self._pipes[worker].send_bytes(encode(message))
 
-    def _receive(self, worker: int, tasks: Table) -> dict[str, Any]:
+    def _receive(self, worker: int, message: Mapping[str, Any]) -> dict[str, Any]:
         try:
             answer = decode(self._pipes[worker].recv_bytes())
         except (EOFError, ConnectionError):
             self._processes[worker].join(5)
-            code, ids = self._processes[worker].exitcode, tasks["client"].tolist()
-            raise TrainingError(f"worker {worker} died (exit code {code}) training clients {ids}") from None
+            code, doing = self._processes[worker].exitcode, "evaluating"
+            if "tasks" in message:
+                doing = f"training clients {message['tasks'].view(TASK)['client'].tolist()}"
+            raise TrainingError(f"worker {worker} died (exit code {code}) {doing}") from None
         if "error" in answer:
             raise UserError(answer["error"]) if "mistake" in answer else TrainingError(answer["error"])
         return answer
@@ -286,14 +332,17 @@ def _work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> Non
             for name in names - set(models):
                 models[name] = SharedMemory(name)
             sent = {int(v): np.ndarray(size, np.float32, models[n].buf) for v, n in message["models"].items()}
-            kept = {int(k[5:]): v.tobytes() for k, v in message.items() if k.startswith("kept.")}
-            tasks = message["tasks"].view(TASK)
-            reports, states = _train_chunk(trainer, tasks, message["staleness"].tolist(), sent, kept)
-            answer: dict[str, Any] = {
-                "reports": reports.view(np.uint8),
-                "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            }
-            answer |= {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
+            if "span" in message:
+                (params,) = sent.values()
+                answer: dict[str, Any] = {"sums": _evaluate_span(trainer, params, slice(*message["span"]))}
+                del params
+            else:
+                kept = {int(k[5:]): v.tobytes() for k, v in message.items() if k.startswith("kept.")}
+                tasks, late = message["tasks"].view(TASK), message["staleness"].tolist()
+                reports, states = _train_chunk(trainer, tasks, late, sent, kept)
+                answer = {"reports": reports.view(np.uint8)}
+                answer |= {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
+            answer["rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             del sent  # views of shared memory, which could not be closed while they live
         except UserError as error:
             answer = {"error": str(error), "mistake": True}
@@ -330,6 +379,13 @@ class Automatic:
         self._spent += time.perf_counter() - begin
         return result
 
+    def evaluate(self, version: int, params: Vector) -> dict[str, float]:
+        """Evaluates with whoever is there."""
+        begin = time.perf_counter()
+        metrics = self._crew.evaluate(version, params)
+        self._spent += time.perf_counter() - begin
+        return metrics
+
     def total(self) -> FixedPointSum:
         """The sum of whoever trained."""
         return self._crew.total()
@@ -338,7 +394,9 @@ class Automatic:
         """Zeroes the sum; between versions is the time to change hands."""
         self._crew.clear()
         if self._crew is self._inline and self._max > 1 and self._spent > POOL_AFTER_SECS:
-            self._say(f"workers: {self._max} from here on (training in one process took {self._spent:.1f} s)")
+            self._say(
+                f"workers: {self._max} from here on (one process has been at it for {self._spent:.1f} s)"
+            )
             self._crew = self._make_pool()
 
     def peak_rss_bytes(self) -> int:

@@ -16,13 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.algorithm import Algorithm, Array, Info
-from muster.core.examples import Examples
 from muster.core.params import ParamSpec, Vector
 from muster.core.store import ClientStore
 from muster.core.tables import REPORT, Ids, Table, rows
 
 from .crew import Crew
-from .learner import Learner
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class DataPlane:
 
     Args:
         algorithm: Its data-plane parts.
-        learner: For evaluation, in this process.
-        crew: For training.
+        spec: Layout of the model.
+        crew: Trains and evaluates.
         store: The clients' lasting states.
         num_clients: Size of the population.
         max_weight: What the combination's weights are divided by before they are summed.
@@ -52,17 +50,17 @@ class DataPlane:
     def __init__(
         self,
         algorithm: Algorithm,
-        learner: Learner,
+        spec: ParamSpec,
         crew: Crew,
         store: ClientStore,
         num_clients: int,
         max_weight: float,
         initial: Vector,
     ) -> None:
-        self._algorithm, self._learner, self._crew, self.store = algorithm, learner, crew, store
+        self._algorithm, self._crew, self.store = algorithm, crew, store
         self._num_clients, self._max_weight = num_clients, max_weight
-        self.spec: ParamSpec = learner.spec
-        opt = algorithm.server.init(initial[: self.spec.trained])
+        self.spec = spec
+        opt = algorithm.server.init(initial[: spec.trained])
         self.moment = Moment(0, initial, opt, {0: initial})
 
     @property
@@ -120,9 +118,9 @@ class DataPlane:
         params[:trained] = moved
         return params, opt
 
-    def evaluate(self, examples: Examples) -> dict[str, float]:
-        """Metrics of the newest model over `examples`."""
-        return self._learner.evaluate(self.params, examples)
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the newest model over all test examples."""
+        return self._crew.evaluate(self.version, self.params)
 
     def mark(self) -> Moment:
         """The end of a version: what a checkpoint saves."""

@@ -24,8 +24,8 @@ from .client import ClientData, OwnClient, run_client
 from .learner import Trained
 from .torch_module import FlatModule, build, lone_example, named_floats, seeded
 
-EVALUATION_BATCH = 500
-"""Examples that go through the model at once in evaluation: it bounds the memory."""
+EVALUATION_BATCH = 100
+"""Examples that go through the model at once in evaluation: activations of more fall out of the cache."""
 
 
 class TorchLearner:
