@@ -55,7 +55,8 @@ class FixedPointSum:
         for start in range(0, len(vector), BLOCK):
             part = vector[start : start + BLOCK]
             real, whole = self._real[: len(part)], self._whole[: len(part)]
-            np.multiply(part, factor, out=real)
+            np.copyto(real, part)  # first: a float32 product would be rounded to float32
+            real *= factor
             np.rint(real, out=real)
             np.copyto(whole, real, casting="unsafe")
             self.total[start : start + BLOCK] += whole
