@@ -22,6 +22,7 @@ from .tables import (
     TASK,
     Accept,
     Advance,
+    Appetite,
     Command,
     Discard,
     Evaluate,
@@ -46,6 +47,13 @@ MAX_STALLED = 1000
 """Calls at one instant without news of a task after which a run gives up."""
 
 
+def appetite(algorithm: Algorithm, state: ServerState) -> Appetite:
+    """How far the shell may deliver next: as the pace says, but not beyond a loss that ends the run."""
+    return replace(
+        algorithm.pace.appetite(state.pace, state.tasks), num_losses=_most_lost(state) - state.num_lost
+    )
+
+
 def step(
     algorithm: Algorithm, seed: int, state: ServerState, events: Events, present: Candidates
 ) -> tuple[ServerState, list[Command]]:
@@ -55,7 +63,7 @@ def step(
         algorithm: The five parts.
         seed: Keys the selection's draws, together with their number.
         state: From `initial_state` or the last call.
-        events: Rows in key order, no more of them than `algorithm.pace.appetite` allows; `Started`,
+        events: Rows in key order, no more of them than `appetite` allows; `Started`,
             `Advanced` and `Woke` come alone.
         present: The clients that are present at the last row's instant.
 
@@ -124,7 +132,7 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     arrived = live & (kinds == Kind.ARRIVED)
     lost = live & (kinds == Kind.LOST)
 
-    limit = max(MIN_LOST, MAX_FAILED * state.peak_out)
+    limit = _most_lost(state)
     run, given_up = _losses_in_a_row(state.num_lost, arrived, lost)
     tasks["arrived"][at[arrived]] = True
     gone = np.zeros(len(tasks), bool)
@@ -146,6 +154,11 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     elif state.num_stalled >= MAX_STALLED:
         why = f"{MAX_STALLED} steps at {to_secs(now):g} s brought no update"
     return state, int(np.count_nonzero(gone)), why
+
+
+def _most_lost(state: ServerState) -> int:
+    """Losses in a row with which a run gives up."""
+    return max(MIN_LOST, MAX_FAILED * state.peak_out)
 
 
 def _losses_in_a_row(before: int, arrived: Table, lost: Table) -> tuple[int, int]:

@@ -152,6 +152,8 @@ class Appetite:
     num_arrivals: int = 1
     stop_at_loss: bool = False
     """Also stop after the first `Lost` row: the pace answers each loss at its instant."""
+    num_losses: int | None = None
+    """Also stop after so many `Lost` rows: `step` may have to give up with the last of them."""
 
 
 @dataclass(frozen=True)

@@ -78,15 +78,19 @@ class Queue:
         """The next rows, no further than the appetite and the timer allow; None: nothing is pending."""
         timer: Key = NEVER if self._timer is None else (self._timer[0], int(Kind.WOKE), -1)
         pieces: list[Table] = []
-        wanted, full = appetite.num_arrivals, False
+        wanted, losses, full = appetite.num_arrivals, appetite.num_losses, False
+        if appetite.stop_at_loss:
+            losses = 1
         while self._heap and self._heap[0][0] < timer and not full:
             _, serial, run = self._heap[0]
             others = min((entry[0] for entry in self._heap[1:3]), default=NEVER)
             piece = run.before(min(timer, others))
             if len(piece) == 0:  # a tie with another run's first row: the heap's order decides
                 piece = run.rows[run.at : run.at + 1]
-            piece, full = self._cut(piece, wanted, appetite.stop_at_loss)
+            piece, full = self._cut(piece, wanted, losses)
             wanted -= int(np.count_nonzero(piece["kind"] == Kind.ARRIVED))
+            if losses is not None:
+                losses -= int(np.count_nonzero(piece["kind"] == Kind.LOST))
             pieces.append(piece)
             run.at += len(piece)
             if run.at >= len(run.rows):
@@ -102,11 +106,11 @@ class Queue:
         return Events.one(Kind.WOKE, time, number)
 
     @staticmethod
-    def _cut(piece: Table, wanted: int, stop_at_loss: bool) -> tuple[Table, bool]:
+    def _cut(piece: Table, wanted: int, losses: int | None) -> tuple[Table, bool]:
         """The piece up to the last row that may be delivered, and whether that was the last."""
         ends = np.cumsum(piece["kind"] == Kind.ARRIVED) >= wanted
-        if stop_at_loss:
-            ends |= piece["kind"] == Kind.LOST
+        if losses is not None:
+            ends |= np.cumsum(piece["kind"] == Kind.LOST) >= losses
         if not ends.any():
             return piece, False
         return piece[: int(np.argmax(ends)) + 1], True

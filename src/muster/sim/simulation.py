@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,9 +18,8 @@ from muster.core.algorithm import Algorithm
 from muster.core.population import Candidates
 from muster.core.record import Record
 from muster.core.state import ServerState
-from muster.core.step import end, step
+from muster.core.step import appetite, end, step
 from muster.core.tables import (
-    SECOND,
     TASK,
     Accept,
     Advance,
@@ -106,8 +105,8 @@ class Ledger:
     num_discarded: int = 0
     up_bytes: int = 0
     down_bytes: int = 0
-    device_secs_used: float = 0.0
-    device_secs_wasted: float = 0.0
+    device_ns_used: int = 0
+    device_ns_wasted: int = 0
 
     def charge(self, world: World, tasks: Table, until: int | Ids, counted: bool) -> None:
         """Adds what TASK rows have used of links and devices up to `until` (ns)."""
@@ -117,11 +116,17 @@ class Ledger:
         total = timing["down"] + timing["compute"] + timing["up"]
         self.down_bytes += _share(spent, down, world.down_bytes)
         self.up_bytes += _share(spent - down - compute, up, world.up_bytes)
-        secs = math.fsum(np.minimum(spent, total).tolist()) / SECOND
+        device_ns = sum(np.minimum(spent, total).tolist())
         if counted:
-            self.device_secs_used += secs
+            self.device_ns_used += device_ns
         else:
-            self.device_secs_wasted += secs
+            self.device_ns_wasted += device_ns
+
+    def columns(self) -> dict[str, Any]:
+        """The fields of a Record that are costs."""
+        costs = dict(vars(self))
+        used, wasted = costs.pop("device_ns_used"), costs.pop("device_ns_wasted")
+        return {**costs, "device_secs_used": to_secs(used), "device_secs_wasted": to_secs(wasted)}
 
 
 def _share(spent: Table, leg: Table, num_bytes: int) -> int:
@@ -171,6 +176,7 @@ class Simulation:
             return
         # A resumed run: tasks that are out are timed again, to the same nanosecond.
         self._out = self.state.tasks.copy()
+        self._ledger.num_sent = int(np.count_nonzero(self._out["version"] == self.state.version))
         self._queue.push(self.world.outcomes(self._out[~self._out["arrived"]]))
         if self.state.wake_ns is not None:
             self._queue.wake_at(self.state.wake_ns, self.state.timer)
@@ -188,7 +194,7 @@ class Simulation:
             commands = self._step(Events.one(Kind.STARTED, 0))
             self._carry_out(commands)
         while self.ended is None:
-            events = self._queue.take(self.algorithm.pace.appetite(self.state.pace, self.state.tasks))
+            events = self._queue.take(appetite(self.algorithm, self.state))
             assert events is not None, "no timer is set and nothing is out, yet the run goes on"
             self._lose(events)
             commands = self._step(events)
@@ -308,7 +314,7 @@ class Simulation:
             num_refused=0 if reports is None else len(reports) - len(good),
             clients=tuple(good["client"].tolist()),
             surrogate=self.surrogate,
-            **vars(costs),
+            **costs.columns(),
         )
 
 
