@@ -1,0 +1,200 @@
+"""Laws 4, 5, 10 and 13 of docs/design.md, for every algorithm: what may not change a bit."""
+
+import json
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from muster.core.algorithm import Pace
+from muster.core.part import dumps, loads
+from muster.core.randomness import rng
+from muster.core.state import Limits
+from muster.core.tables import SECOND, Appetite
+from worlds.rig import (
+    NAMES,
+    Rig,
+    numpy_learner,
+    plain_command,
+    replay,
+    resume_run,
+    save_run,
+    small,
+    to_bytes,
+)
+from worlds.toy import Keeps, Wander
+from worlds.world import ToyWorld, at_times, comings_and_goings, keyed
+
+every_algorithm = pytest.mark.parametrize("name", NAMES)
+worlds = pytest.mark.parametrize(
+    "world",
+    [ToyWorld(), ToyWorld(loss=at_times(0.3)), comings_and_goings()],
+    ids=["always there", "lossy", "comings and goings"],
+)
+paces = pytest.mark.parametrize(
+    "pace", [{}, {"over_commit": 1.5, "deadline_secs": 20.0, "max_staleness": 1, "min_reports": 2}]
+)
+
+
+def keeping():
+    return Wander(keeping=True)
+
+
+@every_algorithm
+@worlds
+@paces
+@pytest.mark.parametrize("learner", [numpy_learner(), keeping], ids=["numpy", "keeping"])
+def test_law_4_save_mid_run_and_resume_gives_the_same_bits(name, world, pace, learner, tmp_path):
+    algorithm = small(name, **pace)
+    if learner is keeping:
+        algorithm = algorithm.but(local=Keeps())
+    whole = Rig(algorithm, world, make_learner=learner).run()
+    assert len(whole.records) >= 7
+    for version in (1, 3, 5):
+        store = tmp_path / f"{version}"
+        broken = Rig(algorithm, world, make_learner=learner, store=store)
+        for record in broken.sim:
+            broken.records.append(record)
+            if record.version == version:
+                saved = save_run(broken)
+            if record.version == version + 1:
+                break  # killed here: what came after the checkpoint is lost
+        fresh = Rig(algorithm, world, make_learner=learner, store=tmp_path / f"fresh{version}")
+        if learner is keeping:
+            shutil.copytree(store, tmp_path / f"fresh{version}", dirs_exist_ok=True)
+        resumed = resume_run(fresh, saved)
+        resumed.records = broken.records[: version + 1]
+        resumed.run()
+        assert resumed.hash == whole.hash
+        assert resumed.told_records() == whole.told_records()
+        assert resumed.sim.ended == whole.sim.ended
+
+
+@every_algorithm
+@worlds
+@paces
+def test_law_5_the_log_of_events_replays_to_the_same_model(name, world, pace):
+    algorithm = small(name, **pace).but(local=Keeps())
+    first = Rig(algorithm, world, make_learner=keeping).run()
+    again = Rig(algorithm, world, make_learner=keeping)
+    told = replay(again, to_bytes(first.events))
+    assert again.hash == first.hash
+    assert [[plain_command(c) for c in step] for step in told] == [
+        [plain_command(c) for c in commands] for _, commands in first.sim.told
+    ]
+
+
+@every_algorithm
+def test_law_10_an_algorithm_survives_json(name):
+    for algorithm in (small(name), small(name, over_commit=1.5, deadline_secs=0.1, max_staleness=3)):
+        text = dumps(algorithm)
+        assert loads(text) == algorithm
+        assert dumps(loads(text)) == text == json.dumps(json.loads(text), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Cut(Pace):
+    """A pace whose shell delivers less than it might: row by row, or at places drawn by key."""
+
+    inner: Pace
+    seed: int | None = None
+    """None: row by row."""
+
+    def init(self):
+        return self.inner.init()
+
+    @property
+    def max_accepts(self):
+        return self.inner.max_accepts
+
+    @property
+    def max_out(self):
+        return self.inner.max_out
+
+    def appetite(self, state, tasks):
+        if self.seed is None:
+            return Appetite(1, stop_at_loss=True)
+        allowed = self.inner.appetite(state, tasks)
+        here = int(tasks["ticket"].sum() + 7 * tasks["arrived"].sum())
+        draw = rng(self.seed, "cut", here)
+        at_loss = allowed.stop_at_loss or bool(draw.integers(2))
+        return Appetite(int(draw.integers(allowed.num_arrivals)) + 1, at_loss)
+
+    def plan(self, state, view):
+        return self.inner.plan(state, view)
+
+
+LIMITS = Limits(rounds=6, virtual_ns=4000 * SECOND)
+
+
+def assert_cutting_changes_nothing(algorithm, world, seed=5, limits=LIMITS):
+    whole = Rig(algorithm, world, seed=seed, limits=limits).run()
+    for cut in (None, 0, 1):
+        cuts = Rig(algorithm.but(pace=Cut(algorithm.pace, cut)), world, seed=seed, limits=limits).run()
+        assert cuts.commands == whole.commands
+        assert cuts.hash == whole.hash
+        assert cuts.told_records() == whole.told_records()
+        assert cuts.sim.ended == whole.sim.ended
+        if cut is None:
+            assert max(len(events.table) for events in cuts.events) == 1
+
+
+@every_algorithm
+@given(
+    loss=st.sampled_from([0.0, 0.2, 0.7, 0.95]),
+    after_secs=st.sampled_from([0.5, 1.0, 2.0]),
+    spread=st.sampled_from([None, 1, 2, 4]),
+    deadline_secs=st.sampled_from([None, 1.0, 2.0, 3.0, 20.0]),
+    over_commit=st.sampled_from([1.0, 1.5, 2.5]),
+    max_staleness=st.sampled_from([None, 0, 2]),
+    min_reports=st.sampled_from([1, 3]),
+    seed=st.integers(0, 3),
+)
+@settings(deadline=None, derandomize=True, database=None, max_examples=20)
+def test_law_13_cutting_batches_anywhere_changes_nothing(
+    name, loss, after_secs, spread, deadline_secs, over_commit, max_staleness, min_reports, seed
+):
+    """`spread` 1, 2, 4: tasks take one of so many lengths in whole seconds, so that most instants
+    have several rows, and deadlines and losses fall on them."""
+    tied = None if spread is None else lambda client, attempt: (1 + (client + attempt) % spread) * SECOND
+    world = ToyWorld(
+        duration=tied or keyed(seed, 0.5, 4), loss=at_times(loss, seed, int(after_secs * SECOND))
+    )
+    pace = {"over_commit": over_commit, "deadline_secs": deadline_secs, "max_staleness": max_staleness}
+    assert_cutting_changes_nothing(small(name, min_reports=min_reports, **pace), world, seed)
+
+
+@every_algorithm
+def test_law_13_where_clients_come_and_go(name):
+    assert_cutting_changes_nothing(small(name), comings_and_goings())
+
+
+class Dwindling(ToyWorld):
+    """Three clients report once, and all other tasks are lost, one after another."""
+
+    def _lost_at(self, task):
+        client, sent = int(task["client"]), int(task["sent_at"])
+        return None if sent == 0 and client % 4 == 0 else sent + 40 * SECOND + client
+
+
+@every_algorithm
+def test_law_13_where_a_run_gives_up_in_the_middle_of_a_round(name):
+    """Seven losses after the last arrival, then rounds of ten losses each: with the 200th in a row the
+    run gives up, and that is not the last of its round."""
+    algorithm = small(name, over_commit=2.5)
+    early = lambda client, attempt: (30 if attempt == 0 and client % 4 == 0 else 100) * SECOND  # noqa: E731
+    world = Dwindling(duration=early)
+    assert_cutting_changes_nothing(algorithm, world, limits=Limits(rounds=6))
+    rig = Rig(algorithm, world).run()
+    assert rig.sim.ended.why.endswith("no client reports any more")
+
+
+def test_batches_are_batches():
+    """The law above says something: whole batches do have many rows."""
+    world = ToyWorld(duration=lambda client, attempt: SECOND)
+    rig = Rig(small("fedavg", cohort=8), world).run()
+    assert max(len(events.table) for events in rig.events) == 8
+    assert np.unique(rig.events[1].table["now"]).tolist() == [SECOND]

@@ -1,0 +1,145 @@
+"""Laws 1, 2, 3, 8 and 11 of docs/design.md, for every algorithm: what the updates become."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from muster.core.part import dumps
+from muster.core.state import Limits
+from muster.core.tables import TASK, rows
+from muster.core.work import Work
+from muster.data.store import prepare
+from muster.learn.crew import Inline, Pool, Recipe
+from muster.models.dense import Logistic
+from muster.tasks.classification import Classification
+from worlds.rig import NAMES, Rig, numpy_learner, plain, small
+from worlds.toy import FACTS, Fixed, Toy, Wander, toy_data
+from worlds.world import ToyWorld
+
+every_algorithm = pytest.mark.parametrize("name", NAMES)
+few = settings(deadline=None, derandomize=True, database=None, max_examples=15)
+
+
+def central_sgd_step(params, data, lr):
+    """One step of gradient descent on softmax regression over all examples, in float64."""
+    weight, bias = params["dense0.weight"].astype(float), params["dense0.bias"].astype(float)
+    scores = data.x.astype(float) @ weight.T + bias
+    shares = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    slope = (shares - np.eye(FACTS.num_classes)[data.y]) / len(data)
+    return weight - lr * slope.T @ data.x, bias - lr * slope.sum(0)
+
+
+@every_algorithm
+def test_law_1_one_client_with_all_data_and_one_step_is_central_sgd(name):
+    """An adaptive server is swapped for one that adds the delta: the law is of the other four parts."""
+    algorithm = plain(small(name, cohort=1, size=1, concurrency=1))
+    learner = numpy_learner(Work(steps=1, batch_size=0))
+    rig = Rig(algorithm, ToyWorld(1), toy_data([30]), learner, limits=Limits(rounds=1))
+    before = {k: v.copy() for k, v in rig.plane.spec.views(rig.plane.params).items()}
+    weight, bias = central_sgd_step(before, rig.data.client(0), lr=0.1)
+    after = rig.run().plane.spec.views(rig.plane.params)
+    np.testing.assert_allclose(after["dense0.weight"], weight, atol=1e-6)
+    np.testing.assert_allclose(after["dense0.bias"], bias, atol=1e-6)
+    assert np.abs(after["dense0.weight"] - before["dense0.weight"]).max() > 1e-3
+
+
+@every_algorithm
+@given(update=st.floats(-1000, 1000, width=32).filter(lambda value: abs(value) > 1e-6))
+@few
+def test_law_2_identical_fresh_updates_combine_to_that_update(name, update):
+    rig = Rig(plain(small(name)), make_learner=lambda: Fixed(lambda client: update), limits=Limits(rounds=1))
+    rig.run()
+    assert len(set(rig.records[1].clients)) == rig.algorithm.pace.max_accepts > 1
+    # the sum is exact to 2^-48 of an update, so that rounding to float32 gives the update itself
+    assert (rig.plane.params == np.float32(1) + np.float32(update)).all()
+
+
+def taken(clients, versions):
+    """TASK rows of accepted tasks, in order of their arrival."""
+    count = len(clients)
+    return rows(TASK, count, ticket=range(count), client=clients, version=versions, attempt=0)
+
+
+@every_algorithm
+@given(order=st.permutations(range(8)), late=st.lists(st.integers(0, 2), min_size=8, max_size=8))
+@few
+def test_law_3_arrival_order_within_a_version_changes_no_bit(name, order, late):
+    made = []
+    for arrival in (range(8), order):
+        plane = Rig(small(name, cohort=8, size=8, concurrency=8)).plane
+        for version in range(2):  # two versions of history, so that updates may be late
+            plane.advance(taken([version, 5], version), np.zeros(2, np.int64), {0, 1, 2})
+        tasks = taken(range(2, 10), 2 - np.array(late))[list(arrival)]
+        reports = plane.advance(tasks, 2 - tasks["version"], {0, 1, 2})
+        assert reports["ticket"].tolist() == list(arrival)
+        made.append((plane.params.tobytes(), {k: v.tobytes() for k, v in plane.moment.opt.items()}))
+    assert made[0] == made[1]
+
+
+@every_algorithm
+def test_law_8_a_cohort_gives_what_one_by_one_training_gives(name):
+    """To the bit: the sequential engine rounds each update by itself."""
+    tasks, late = taken(range(12), [0, 1] * 6), [1, 0] * 6
+    totals, told = [], []
+    for cuts in ([12], [1] * 12, [5, 7]):
+        rig = Rig(small(name, cohort=12), make_learner=numpy_learner())
+        crew = rig.plane._crew
+        sent = {0: rig.plane.params, 1: rig.plane.params + np.float32(0.5)}
+        starts = np.cumsum([0, *cuts])
+        pieces = [slice(a, b) for a, b in itertools.pairwise(starts)]
+        told.append(b"".join(crew.train(tasks[p], late[p], sent, {})[0].tobytes() for p in pieces))
+        totals.append(crew.total().total.tobytes())
+    assert len(set(totals)) == len(set(told)) == 1
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return prepare(Toy(), 0, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def pools(stored):
+    """Pools by number of workers and recipe: algorithms that train and fold alike share theirs."""
+    made = {}
+
+    def pool(algorithm, folding, num_workers):
+        parts = (Logistic(), Classification(), algorithm.local, Work(batch_size=2))
+        recipe = Recipe("numpy", *parts, folding, str(stored.path))
+        key = dumps(recipe), num_workers
+        if key not in made:
+            made[key] = Pool(recipe, num_workers, Logistic().spec(FACTS).size, len(stored.test))
+        return made[key]
+
+    yield pool
+    for each in made.values():
+        each.close()
+
+
+@every_algorithm
+def test_law_11_the_same_seed_gives_the_same_hash_for_any_number_of_workers(name, stored, pools):
+    """1, 2 and 4 workers, and one in this process."""
+    runs = []
+    for num_workers in (None, 1, 2, 4):
+        rig = Rig(small(name), data=stored, make_learner=numpy_learner(), limits=Limits(rounds=4))
+        if num_workers is not None:
+            rig.plane._crew = pools(rig.algorithm, rig.folding(), num_workers)
+        rig.run()
+        runs.append((rig.hash, rig.told_records()))
+    assert all(run == runs[0] for run in runs[1:])
+    other = Rig(small(name), data=stored, make_learner=numpy_learner(), limits=Limits(rounds=4), seed=6)
+    assert other.run().hash != runs[0][0]
+
+
+@every_algorithm
+def test_a_run_depends_on_its_seed_alone(name):
+    same = [Rig(small(name), make_learner=lambda: Wander(keeping=True)).run() for _ in range(2)]
+    other = Rig(small(name), make_learner=lambda: Wander(keeping=True), seed=6).run()
+    assert same[0].hash == same[1].hash != other.hash
+    assert same[0].commands == same[1].commands != other.commands
+
+
+def test_an_inline_crew_is_the_default_of_these_laws():
+    assert isinstance(Rig(small("fedavg")).plane._crew, Inline)
