@@ -1,0 +1,50 @@
+"""Does memory grow with the participants of a round? Peak RSS at 10 and at 1,000 of 1,500 clients.
+
+    python benchmarks/memory.py
+
+Each setting is a run of its own process; needs MUSTER_DATA and the extra [torch].
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+JOB = """
+data: {name: fashion_mnist, partition: {name: iid, num_clients: 1500}}
+model: {name: leaf_cnn}
+population: always_on
+algorithm: {name: fedavg, pace: {cohort: 10, over_commit: 1}}
+train: {steps: 1, batch_size: 20}
+engine: {workers: 1}
+stop: {rounds: 3}
+"""
+
+
+def peak(cohort: int, folder: Path) -> int:
+    """Peak RSS in bytes of a run with so many participants a round."""
+    conf = folder / "memory.yml"
+    conf.write_text(JOB)
+    out = folder / str(cohort)
+    command = [sys.executable, "-m", "muster", "run", str(conf), f"algorithm.pace.cohort={cohort}"]
+    done = subprocess.run(
+        [*command, "--out", str(out), "--json"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    summary = json.loads(done.stdout)
+    assert summary["num_tasks"]["accepted"] == 3 * cohort, summary
+    return int(summary["peak_rss_bytes"])
+
+
+def main() -> None:
+    """Prints the two peaks and their ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = {cohort: peak(cohort, Path(folder)) for cohort in (10, 100, 1000)}
+    for cohort, value in peaks.items():
+        print(f"{cohort:5} participants a round: {value / 1e6:7.1f} MB, ratio {value / peaks[10]:.3f}")
+
+
+if __name__ == "__main__":
+    main()

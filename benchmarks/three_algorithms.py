@@ -1,0 +1,104 @@
+"""FedAvg, FedYogi and FedBuff on FashionMNIST at equal accepted tasks, from one job file.
+
+    python benchmarks/three_algorithms.py [--seeds 3] [--rounds 60]
+
+Each differs from configs/fashion_mnist.yml in the algorithm's name and one rate. Over-commitment makes
+every synchronous round end with ten updates, as every version of FedBuff does. Writes the table to
+docs/benchmarks.md, between the two marks, and the picture docs/img/three_algorithms.png.
+Needs MUSTER_DATA and the extras [torch] and [report].
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {
+    "fedavg": ["algorithm.pace.over_commit=1.3"],
+    "fedyogi": ["algorithm.pace.over_commit=1.3", "algorithm.server.lr=0.01"],
+    "fedbuff": ["algorithm.server.lr=1.0"],
+}
+MARK = "<!-- three_algorithms -->"
+
+
+def run(name: str, seed: int, rounds: int, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Summary and evaluated records of one run."""
+    out = folder / f"{name}-{seed}"
+    if not (out / "summary.json").exists():
+        pairs = [f"algorithm.name={name}", *SETTINGS[name], f"seed={seed}", f"stop.rounds={rounds}"]
+        command = [sys.executable, "-m", "muster", "run", str(ROOT / "configs/fashion_mnist.yml"), *pairs]
+        subprocess.run([*command, "engine.workers=2", "--out", str(out)], check=True)
+    records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    return json.loads((out / "summary.json").read_text()), [r for r in records if r["metrics"]]
+
+
+def draw(runs: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
+    """Accuracy against rounds and against virtual hours; a line a seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for (name, seeds), colour in zip(runs.items(), ("#0072B2", "#D55E00", "#009E73"), strict=True):
+        for number, records in enumerate(seeds):
+            accuracy = [r["metrics"]["accuracy"] for r in records]
+            label = name if number == 0 else None
+            left.plot([r["version"] for r in records], accuracy, color=colour, lw=1.4, label=label)
+            hours = [r["now_secs"] / 3600 for r in records]
+            right.plot(hours, accuracy, color=colour, lw=1.4, label=label)
+    left.set(xlabel="versions of 10 updates", ylabel="test accuracy")
+    right.set(xlabel="virtual hours", ylim=(0.5, 0.92))
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Runs, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--folder", type=Path, help="keep the run folders here, and reuse finished ones")
+    args = parser.parse_args()
+    folder = args.folder or Path(tempfile.mkdtemp())
+    done = {name: [run(name, seed, args.rounds, folder) for seed in range(args.seeds)] for name in SETTINGS}
+    draw(
+        {name: [records for _, records in runs] for name, runs in done.items()},
+        ROOT / "docs/img/three_algorithms.png",
+    )
+    lines = [
+        "| algorithm | accuracy per seed (mean of the last 3 evaluations) | mean | tasks | virtual | wall |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, runs in done.items():
+        last = [statistics.mean(r["metrics"]["accuracy"] for r in records[-3:]) for _, records in runs]
+        hours = statistics.mean(s["virtual_secs"] for s, _ in runs) / 3600
+        secs = statistics.mean(s["wall_secs"] for s, _ in runs)
+        tasks = statistics.mean(s["num_tasks"]["accepted"] for s, _ in runs)
+        each = ", ".join(f"{value:.4f}" for value in last)
+        lines.append(
+            f"| {name} | {each} | {statistics.mean(last):.4f} | {tasks:.0f} | {hours:.2f} h | {secs:.0f} s |"
+        )
+    what = f"{args.seeds} seeds, {args.rounds} versions of 10 updates"
+    told = f"{datetime.date.today()}, {platform.machine()}, 2 workers, {what}."
+    table = "\n".join([told, "", *lines])
+    print(table)
+    page = ROOT / "docs/benchmarks.md"
+    before, _, rest = page.read_text().partition(MARK)
+    _, _, after = rest.partition(MARK)
+    page.write_text(f"{before}{MARK}\n{table}\n{MARK}{after}")
+
+
+if __name__ == "__main__":
+    main()
