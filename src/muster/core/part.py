@@ -60,11 +60,14 @@ class Part:
             ("below", below, operator.lt),
             ("at most", at_most, operator.le),
         ]
-        ok = not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+        whole = _is_whole(type(self), field)
+        ok = not isinstance(value, bool) and isinstance(value, int if whole else (int, float))
+        ok = ok and (isinstance(value, int) or math.isfinite(value))
         ok = ok and all(test(value, bound) for _, bound, test in bounds if bound is not None)
         if not ok:
             limits = " and ".join(f"{word} {bound:g}" for word, bound, _ in bounds if bound is not None)
-            raise FieldError(self.part_name(), field, value, f"a finite number {limits}".rstrip())
+            kind = "an integer" if whole else "a finite number"
+            raise FieldError(self.part_name(), field, value, f"{kind} {limits}".rstrip())
 
     def check_choice(self, field: str, choices: tuple[str, ...]) -> None:
         """Raises FieldError unless the field is one of `choices`."""
@@ -72,6 +75,13 @@ class Part:
         if value not in choices:
             hint = nearest(str(value), choices)
             raise FieldError(self.part_name(), field, value, f"one of {', '.join(choices)}{hint}")
+
+
+def _is_whole(cls: type, field: str) -> bool:
+    """Whether a field is declared as `int` or `int | None`, as text or as a type."""
+    declared = getattr(cls, "__dataclass_fields__", {}).get(field)
+    kind = getattr(declared, "type", None)
+    return kind is int or str(kind).replace(" ", "") in ("int", "int|None")
 
 
 def reference(cls: type) -> str:
@@ -84,10 +94,15 @@ def resolve(ref: str) -> Any:
     """The object that `package.module:Name` or `path/file.py:Name` refers to.
 
     Raises:
-        UserError: The file is missing, does not import, or has no such name.
+        UserError: The file or module is missing, does not import, or has no such name.
     """
     place, _, name = ref.rpartition(":")
-    module = user_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    if not place:
+        raise UserError(f"{ref!r} is no reference; write package.module:Name or path/file.py:Name")
+    try:
+        module = user_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except ImportError as error:
+        raise UserError(f"{ref!r} cannot be imported: {error}") from error
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise UserError(f"{place} has no {name!r}{nearest(name, public)}")
@@ -121,14 +136,24 @@ def user_module(path: Path) -> ModuleType:
 
 @cache
 def known(room: str, base: type[P]) -> Mapping[str, type[P]]:
-    """All final parts of kind `base` in the modules of the package `room`, by their job-file name."""
+    """All final parts of kind `base` in the modules of the package `room`, by their job-file name.
+
+    Raises:
+        ValueError: Two of them have the same name; a job file could only ask for one.
+    """
     package = importlib.import_module(room)
     found: dict[str, type[P]] = {}
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{room}.{info.name}")
         for thing in vars(module).values():
-            if isinstance(thing, type) and issubclass(thing, base) and "__dataclass_fields__" in vars(thing):
-                found[thing.part_name()] = thing
+            if not (
+                isinstance(thing, type) and issubclass(thing, base) and "__dataclass_fields__" in vars(thing)
+            ):
+                continue
+            name = thing.part_name()
+            if found.setdefault(name, thing) is not thing:
+                both = f"{reference(found[name])} and {reference(thing)}"
+                raise ValueError(f"{both} are both named {name!r}")
     return dict(sorted(found.items()))
 
 
@@ -150,6 +175,8 @@ def from_json(value: Any) -> Any:
         if "part" not in value:
             return {k: from_json(v) for k, v in value.items()}
         cls = resolve(value["part"])
+        if not (isinstance(cls, type) and is_dataclass(cls)):
+            raise UserError(f"{value['part']} is no part: only dataclasses are built from JSON")
         return cls(**{k: from_json(v) for k, v in value.items() if k != "part"})
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)

@@ -29,7 +29,8 @@ def rng(seed: int, stream: str, *numbers: int) -> np.random.Generator:
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
-_LOW = np.uint64(0xFFFFFFFF)
+_LAST_WORD = 0xFFFFFFFF
+_LOW = np.uint64(_LAST_WORD)
 _WORD = np.uint64(32)
 
 
@@ -38,12 +39,17 @@ def uniforms(
 ) -> npt.NDArray[np.float64]:
     """One number in [0, 1) for each pair (a[i], b[i]), f64[K]: the same pair, the same number.
 
-    Philox4x32-10 over whole columns: what `rng` would give row by row, without a generator a row.
+    Philox4x32-10 over whole columns: keyed as `rng` is, without a generator a row.
     """
-    start = key(seed, stream)
-    keys = [start & 0xFFFFFFFF, (start >> 32) & 0xFFFFFFFF]
     first, second = np.asarray(a, np.int64).view(np.uint64), np.asarray(b, np.int64).view(np.uint64)
-    c = [first & _LOW, first >> _WORD, second & _LOW, second >> _WORD]
+    words = _philox([first & _LOW, first >> _WORD, second & _LOW, second >> _WORD], key(seed, stream))
+    bits = ((words[0] << _WORD) | words[1]) >> np.uint64(11)
+    return np.asarray(bits * 2.0**-53, np.float64)
+
+
+def _philox(c: list[npt.NDArray[np.uint64]], key: int) -> list[npt.NDArray[np.uint64]]:
+    """Ten rounds of Philox4x32 on counters `c`, four columns of 32-bit words, with 64 bits of `key`."""
+    keys = [key & _LAST_WORD, (key >> 32) & _LAST_WORD]
     for _ in range(10):
         low, high = c[0] * _MULTIPLIERS[0], c[2] * _MULTIPLIERS[1]
         c = [
@@ -52,6 +58,5 @@ def uniforms(
             (low >> _WORD) ^ c[3] ^ np.uint64(keys[1]),
             low & _LOW,
         ]
-        keys = [(k + w) & 0xFFFFFFFF for k, w in zip(keys, _WEYL, strict=True)]
-    bits = ((c[0] << _WORD) | c[1]) >> np.uint64(11)
-    return np.asarray(bits * 2.0**-53, np.float64)
+        keys = [(k + w) & _LAST_WORD for k, w in zip(keys, _WEYL, strict=True)]
+    return c
