@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py
 
-Each setting is a run of its own process; needs MUSTER_DATA and the extra [torch].
+Each setting is a run of its own process. Writes the table to docs/benchmarks.md. Needs MUSTER_DATA and
+the extra [torch].
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from marked import write_between
 
 JOB = """
 data: {name: fashion_mnist, partition: {name: iid, num_clients: 1500}}
@@ -39,11 +42,14 @@ def peak(cohort: int, folder: Path) -> int:
 
 
 def main() -> None:
-    """Prints the two peaks and their ratio."""
+    """Prints and writes the peaks and their ratios."""
     with tempfile.TemporaryDirectory() as folder:
         peaks = {cohort: peak(cohort, Path(folder)) for cohort in (10, 100, 1000)}
+    lines = ["| participants a round | peak RSS | ratio |", "| --- | --- | --- |"]
     for cohort, value in peaks.items():
-        print(f"{cohort:5} participants a round: {value / 1e6:7.1f} MB, ratio {value / peaks[10]:.3f}")
+        lines.append(f"| {cohort:,} | {value / 1e6:.1f} MB | {value / peaks[10]:.3f} |")
+    print("\n".join(lines))
+    write_between(Path(__file__).parent.parent / "docs/benchmarks.md", "memory", "\n".join(lines))
 
 
 if __name__ == "__main__":

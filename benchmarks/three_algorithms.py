@@ -11,9 +11,7 @@ Needs MUSTER_DATA and the extras [torch] and [report].
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,13 +19,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from marked import write_between
+
 ROOT = Path(__file__).parent.parent
 SETTINGS = {
     "fedavg": ["algorithm.pace.over_commit=1.3"],
     "fedyogi": ["algorithm.pace.over_commit=1.3", "algorithm.server.lr=0.01"],
     "fedbuff": ["algorithm.server.lr=1.0"],
 }
-MARK = "<!-- three_algorithms -->"
 
 
 def run(name: str, seed: int, rounds: int, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -90,14 +89,10 @@ def main() -> None:
         lines.append(
             f"| {name} | {each} | {statistics.mean(last):.4f} | {tasks:.0f} | {hours:.2f} h | {secs:.0f} s |"
         )
-    what = f"{args.seeds} seeds, {args.rounds} versions of 10 updates"
-    told = f"{datetime.date.today()}, {platform.machine()}, 2 workers, {what}."
-    table = "\n".join([told, "", *lines])
+    what = f"2 workers, {args.seeds} seeds, {args.rounds} versions of 10 updates."
+    table = "\n".join([what, "", *lines])
     print(table)
-    page = ROOT / "docs/benchmarks.md"
-    before, _, rest = page.read_text().partition(MARK)
-    _, _, after = rest.partition(MARK)
-    page.write_text(f"{before}{MARK}\n{table}\n{MARK}{after}")
+    write_between(ROOT / "docs/benchmarks.md", "three_algorithms", table)
 
 
 if __name__ == "__main__":
