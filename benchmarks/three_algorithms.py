@@ -1,6 +1,6 @@
 """FedAvg, FedYogi and FedBuff on FashionMNIST at equal accepted tasks, from one job file.
 
-    python benchmarks/three_algorithms.py [--seeds 3] [--rounds 60]
+    python benchmarks/three_algorithms.py [--seeds 3] [--rounds 50]
 
 Each differs from configs/fashion_mnist.yml in the algorithm's name and one rate. Over-commitment makes
 every synchronous round end with ten updates, as every version of FedBuff does. Writes the table to
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 SETTINGS = {
     "fedavg": ["algorithm.pace.over_commit=1.3"],
     "fedyogi": ["algorithm.pace.over_commit=1.3", "algorithm.server.lr=0.01"],
-    "fedbuff": ["algorithm.server.lr=1.0"],
+    "fedbuff": ["algorithm.server.lr=1.5"],
 }
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     """Runs, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--folder", type=Path, help="keep the run folders here, and reuse finished ones")
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp())
