@@ -70,7 +70,8 @@ def read(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[dict[str, A
 
     A damaged one is passed over, and `say` is told so.
     """
-    for path in _folders(folder):
+    found = _folders(folder)
+    for path in found:
         try:
             control, hashes = _control(path)
             data = (path / TENSORS).read_bytes()
@@ -78,7 +79,29 @@ def read(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[dict[str, A
                 raise ValueError(f"{TENSORS} does not have the hash it was written with")
             yield control, load(data)
         except (ValueError, KeyError, OSError, SafetensorError) as error:
-            say(f"checkpoint {int(path.name)} is damaged ({error}); going back to the one before")
+            before = "; going back to the one before" if path != found[-1] else ""
+            say(f"checkpoint {int(path.name)} is damaged ({error}){before}")
+
+
+def set_aside(folder: Path, version: int) -> int:
+    """Renames the checkpoints after `version`, which could not be used, out of the way of new ones.
+
+    A run that goes on from `version` comes by their numbers again, and keeps the highest.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        RunFolderError: They cannot be renamed.
+
+    """
+    unusable = [path for path in _folders(folder) if int(path.name) > version]
+    with disk_errors(folder):
+        for path in unusable:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+    return len(unusable)
 
 
 def _control(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

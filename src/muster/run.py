@@ -18,7 +18,7 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from muster import checkpoint
-from muster.core.errors import RunFolderError, UserError
+from muster.core.errors import JobError, RunFolderError, UserError
 from muster.core.params import ParamSpec
 from muster.core.record import Record
 from muster.core.state import Limits, ServerState, initial_state, load_state, save_state
@@ -103,6 +103,11 @@ def compose(
         UserError: The job cannot be run with this data or what is installed.
 
     """
+    if clock_only and job.stop.target is not None:
+        raise JobError(
+            f"stop.target waits for {job.stop.target.metric}, but a clock-only run trains nothing that could "
+            "reach it; leave out --clock-only, or add stop.target=null"
+        )
     data = prepare(job.data, job.seed)
     check_population(job, data.num_clients)
     population = job.population.draw(np.asarray(data.num_examples), job.seed)
@@ -378,8 +383,10 @@ def _restore(session: Session, folder: RunFolder, say: Say) -> int | None:
         elif isinstance(session.sim.plane, ClockOnly):
             session.sim.plane.version = state.version
         session.sim = replace(session.sim, state=state, wall_before=float(control["wall_secs"]))
+        checkpoint.set_aside(folder.path, state.version)
         return state.version
-    say(f"{folder.path} has no checkpoint yet; starting over from its {JOB}")
+    why = "no checkpoint that can be used" if checkpoint.set_aside(folder.path, -1) else "no checkpoint yet"
+    say(f"{folder.path} has {why}; starting over from its {JOB}")
     return None
 
 

@@ -52,19 +52,28 @@ class ClientStore:
     """Client id -> lasting state.
 
     Args:
-        folder: Where the log lies; None is a temporary folder that goes with the process.
+        folder: Where the log lies, made when the first state is kept; None is a temporary folder that
+            goes with the process. What lies there is not touched before `load` or the first `write`.
 
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="muster-") if folder is None else None
-        self._folder = Path(self._temporary.name) if self._temporary else Path(folder or ".")
+        self._chosen = folder
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._index: dict[int, tuple[int, int]] = {}
         self._undo: list[tuple[int, tuple[int, int] | None]] = []
         self._generation = 0
         self._end = 0
         self._live = 0
-        self._file = self._open(truncate=True)
+        self._log: Any = None
+
+    @property
+    def _folder(self) -> Path:
+        if self._chosen is not None:
+            return self._chosen
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="muster-")
+        return Path(self._temporary.name)
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"clients-{generation:04d}.log"
@@ -72,6 +81,12 @@ class ClientStore:
     def _open(self, truncate: bool) -> Any:
         self._folder.mkdir(parents=True, exist_ok=True)
         return open(self._path(self._generation), "w+b" if truncate else "r+b", buffering=0)
+
+    @property
+    def _file(self) -> Any:
+        if self._log is None:
+            self._log = self._open(truncate=True)
+        return self._log
 
     def __len__(self) -> int:
         return len(self._index)
@@ -114,7 +129,8 @@ class ClientStore:
         """The index and where the log ends, for a checkpoint; the log itself is on disk when it returns."""
         if self._end > max(MIN_COMPACT_BYTES, 2 * self._live):
             self._compact()
-        os.fsync(self._file.fileno())
+        if self._log is not None:
+            os.fsync(self._log.fileno())
         ids = np.fromiter(self._index, np.int64, len(self._index))
         spans = np.array(list(self._index.values()), np.int64).reshape(-1, 2)
         control = {"generation": self._generation, "end": self._end}
@@ -127,13 +143,16 @@ class ClientStore:
             ValueError: The log is missing or shorter than the checkpoint says.
 
         """
-        path = self._path(int(control["generation"]))
-        if not path.is_file() or path.stat().st_size < control["end"]:
-            raise ValueError(f"{path} is missing or shorter than {control['end']} bytes")
-        self._file.close()
-        self._generation, self._end = int(control["generation"]), int(control["end"])
-        self._file = self._open(truncate=False)
-        self._file.truncate(self._end)
+        path, end = self._path(int(control["generation"])), int(control["end"])
+        if end and (not path.is_file() or path.stat().st_size < end):
+            raise ValueError(f"{path} is missing or shorter than {end} bytes")
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        self._generation, self._end = int(control["generation"]), end
+        if end:
+            self._log = self._open(truncate=False)
+            self._log.truncate(end)
         spans = zip(columns["offsets"].tolist(), columns["sizes"].tolist(), strict=True)
         self._index = dict(zip(columns["ids"].tolist(), spans, strict=True))
         self._live = sum(size for _, size in self._index.values())
@@ -141,16 +160,27 @@ class ClientStore:
 
     def prune(self, generations: set[int]) -> None:
         """Deletes logs that neither this store nor a kept checkpoint (`generations`) refers to."""
+        if self._log is None:
+            return
         for path in self._folder.glob("clients-*.log"):
             number = int(path.stem.partition("-")[2])
             if number != self._generation and number not in generations:
                 path.unlink()
 
+    def close(self) -> None:
+        """Lets go of the log, and of the folder if it is a temporary one. Nothing may follow."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
     def _compact(self) -> None:
         """Copies what is live into the next log; the old one stays for older checkpoints."""
         old = self._file
         self._generation += 1
-        self._file = self._open(truncate=True)
+        self._log = self._open(truncate=True)
         entries, self._index, self._end = self._index, {}, 0
         for client, (offset, size) in sorted(entries.items()):
             self.write(client, os.pread(old.fileno(), size, offset))

@@ -22,6 +22,9 @@ from muster.core.tables import REPORT, Ids, Table, rows
 
 from .crew import Crew
 
+KEPT_AT_ONCE = 64
+"""Lasting states that are in memory at a time: each may be as large as the model."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -89,20 +92,25 @@ class DataPlane:
         before = self.moment
         self._crew.clear()
         reports = rows(REPORT, len(tasks))
-        for wave in waves(tasks["client"]):
-            part = tasks[wave]
-            sent = {int(v): before.snapshots[int(v)] for v in np.unique(part["version"])}
-            kept = {}
-            if self._algorithm.local.keeps:
-                found = ((int(c), self.store.read(int(c))) for c in part["client"])
-                kept = {c: state for c, state in found if state is not None}
-            reports[wave], states = self._crew.train(part, staleness[wave].tolist(), sent, kept)
-            for client, state in sorted(states.items()):
-                self.store.write(client, state)
+        size = KEPT_AT_ONCE if self._algorithm.local.keeps else max(len(tasks), 1)
+        for group in waves(tasks["client"], size):
+            reports[group] = self._train(tasks[group], staleness[group].tolist())
         params, opt = self._move(before, reports[reports["refused"] == 0])
         version = before.version + 1
         snapshots = {v: x for v, x in before.snapshots.items() if v in keep} | {version: params}
         self.moment = Moment(version, params, opt, snapshots)
+        return reports
+
+    def _train(self, tasks: Table, staleness: list[int]) -> Table:
+        """Trains tasks, no client twice, and writes down what the clients keep; returns REPORT rows."""
+        sent = {int(v): self.moment.snapshots[int(v)] for v in np.unique(tasks["version"])}
+        kept = {}
+        if self._algorithm.local.keeps:
+            found = ((int(c), self.store.read(int(c))) for c in tasks["client"])
+            kept = {c: state for c, state in found if state is not None}
+        reports, states = self._crew.train(tasks, staleness, sent, kept)
+        for client, state in sorted(states.items()):
+            self.store.write(client, state)
         return reports
 
     def _move(self, before: Moment, good: Table) -> tuple[Vector, Mapping[str, Array]]:
@@ -132,19 +140,24 @@ class DataPlane:
         return self._crew.peak_rss_bytes()
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Ends the workers and lets go of the clients' states."""
         self._crew.close()
+        self.store.close()
 
 
-def waves(clients: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Indices in groups such that no client is twice in one: its second task sees what the first kept."""
+def waves(clients: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+    """Indices in groups of at most `size` such that no client is twice in one.
+
+    So a client's second task sees what its first has kept.
+    """
     order = np.argsort(clients, kind="stable")
     grouped = clients[order]
     starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]]) if len(clients) else order
     lengths = np.diff(np.r_[starts, len(clients)])
     rank = np.empty(len(clients), np.int64)
     rank[order] = np.arange(len(clients)) - np.repeat(starts, lengths)
-    return [np.flatnonzero(rank == r) for r in range(int(rank.max(initial=-1)) + 1)]
+    whole = (np.flatnonzero(rank == r) for r in range(int(rank.max(initial=-1)) + 1))
+    return [wave[start : start + size] for wave in whole for start in range(0, len(wave), size)]
 
 
 def save_moment(moment: Moment) -> tuple[dict[str, Any], dict[str, Vector]]:

@@ -1,0 +1,15 @@
+"""Shared by all tests: prepared data lies in a folder of the test session, never in the user's cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MUSTER_CACHE", os.fspath(tmp_path_factory.mktemp("cache")))
+        yield
