@@ -230,7 +230,10 @@ class Pool:
         while True:
             for i, message in islice(waiting, len(free)):
                 worker = free.pop()
-                self._pipes[worker].send_bytes(encode(message))
+                try:
+                    self._pipes[worker].send_bytes(encode(message))
+                except OSError:
+                    raise self._died(worker, message) from None
                 busy[worker] = i, message
             if not busy:
                 return
@@ -262,14 +265,18 @@ class Pool:
         try:
             answer = decode(self._pipes[worker].recv_bytes())
         except (EOFError, ConnectionError):
-            self._processes[worker].join(5)
-            code, doing = self._processes[worker].exitcode, "evaluating"
-            if "tasks" in message:
-                doing = f"training clients {message['tasks'].view(TASK)['client'].tolist()}"
-            raise TrainingError(f"worker {worker} died (exit code {code}) {doing}") from None
+            raise self._died(worker, message) from None
         if "error" in answer:
             raise UserError(answer["error"]) if "mistake" in answer else TrainingError(answer["error"])
         return answer
+
+    def _died(self, worker: int, message: Mapping[str, Any]) -> TrainingError:
+        """The error of a worker that is no more, and what it was to do."""
+        self._processes[worker].join(5)
+        code, doing = self._processes[worker].exitcode, "evaluating"
+        if "tasks" in message:
+            doing = f"training clients {message['tasks'].view(TASK)['client'].tolist()}"
+        return TrainingError(f"worker {worker} died (exit code {code}) {doing}")
 
     def total(self) -> FixedPointSum:
         """The workers' sums, added up."""
