@@ -1,0 +1,262 @@
+import os
+import signal
+from dataclasses import replace
+from multiprocessing.shared_memory import SharedMemory
+
+import numpy as np
+import pytest
+
+import muster.learn.crew as crews
+from muster.algorithms.fedavg import SGD, Mean
+from muster.core.errors import TrainingError, UserError
+from muster.core.state import Limits
+from muster.core.store import ClientStore, decode
+from muster.core.tables import TASK, rows
+from muster.core.work import Work
+from muster.data.store import prepare
+from muster.learn.client import OwnClient
+from muster.learn.crew import Automatic, Inline, Pool, Recipe
+from muster.learn.plane import DataPlane
+from muster.learn.trainer import Folding
+from muster.models.dense import Logistic
+from muster.tasks.classification import Classification
+from worlds.rig import Rig, small
+from worlds.toy import FACTS, SIZES, Toy
+
+SPEC = Logistic().spec(FACTS)
+FOLDING = Folding(Mean(), max(SIZES), 44, 1)
+
+CLIENT = '''
+import os
+from muster.learn.client import Client
+
+
+class Mine(Client):
+    """Moves by what it remembers; fails as the job says, if it is the client that the job names."""
+
+    def train(self, data, model, conf):
+        client = round(float(data.x[0, 0]) * 16)
+        if conf.fails == "raises" and client == conf.client:
+            raise ZeroDivisionError("nothing to divide by")
+        if conf.fails == "dies" and client == conf.client:
+            os._exit(3)
+        if conf.fails == "mistakes":
+            return "no model"
+        seen = self.state.get("seen", 0)
+        model.parameters["dense0.bias"] += client / 16 + seen + self.rng.random()
+        self.state["seen"] = seen + 1
+        self.state["worker"] = os.getpid()
+        return model, {"loss": float(seen)}
+'''
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return prepare(Toy(), 0, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def recipe(stored, tmp_path):
+    def make(fails="not", client=5, local=None):
+        file = tmp_path / "mine.py"
+        file.write_text(CLIENT)
+        own = OwnClient(f"{file}:Mine", {"fails": fails, "client": client})
+        parts = (Logistic(), Classification(), local or own, Work(batch_size=2))
+        return Recipe("numpy", *parts, FOLDING, str(stored.path))
+
+    return make
+
+
+@pytest.fixture
+def pool(stored):
+    made = []
+
+    def make(recipe, num_workers=1):
+        made.append(Pool(recipe, num_workers, SPEC.size, len(stored.test)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def tasks_of(clients, versions=0, attempts=0):
+    return rows(
+        TASK, len(clients), ticket=range(len(clients)), client=clients, version=versions, attempt=attempts
+    )
+
+
+def train(crew, clients, kept=None, versions=0, attempts=0):
+    sent = {0: SPEC.zeros(), 1: SPEC.zeros() + np.float32(0.5)}
+    return crew.train(tasks_of(clients, versions, attempts), [0] * len(clients), sent, kept or {})
+
+
+def test_a_pool_gives_the_bits_of_this_process(recipe, pool):
+    """Training of several versions, evaluation, and the same again after `clear`."""
+    given = recipe(local=SGD())
+    alone, many = Inline(given.trainer()), pool(given, 2)
+    for clients in (range(12), [3], [7, 1, 5]):
+        versions = [i % 2 for i in range(len(clients))]
+        told = [train(crew, list(clients), versions=versions) for crew in (alone, many)]
+        assert told[0][0].tobytes() == told[1][0].tobytes()
+        assert told[0][1] == told[1][1] == {}
+        assert alone.total().total.any()
+        assert alone.total().total.tobytes() == many.total().total.tobytes()
+        for crew in (alone, many):
+            crew.clear()
+            assert not crew.total().total.any()
+    params = np.linspace(-1, 1, SPEC.size, dtype=np.float32)
+    assert alone.evaluate(3, params) == many.evaluate(3, params)
+    assert many.peak_rss_bytes() > 10**7 and alone.peak_rss_bytes() == 0
+
+
+def test_evaluation_in_spans_is_that_of_all_examples(recipe, monkeypatch):
+    it = recipe(local=SGD()).trainer()
+    params = np.linspace(-1, 1, SPEC.size, dtype=np.float32)
+    whole = it.learner.evaluate(params, it.data.test)
+    monkeypatch.setattr(crews, "SPAN", 7)  # 20 test examples: 7, 7 and 6
+    found = Inline(it).evaluate(0, params)
+    assert found == pytest.approx(whole, rel=1e-6) and set(found) == {"loss", "accuracy"}
+
+
+def test_the_order_of_workers_and_chunks_does_not_matter(recipe):
+    """Trained by two workers in other cuts and another order, the merged sums are the same."""
+    given = recipe(local=SGD())
+    totals = []
+    for first, second in (([0, 1, 2, 3], [4, 5]), ([5, 3, 1], [4, 2, 0]), ([4, 5], [0, 1, 2, 3])):
+        one, two = Inline(given.trainer()), Inline(given.trainer())
+        train(one, first)
+        train(two, second)
+        two.total().merge(one.total().total)
+        totals.append(two.total().total.tobytes())
+    assert len(set(totals)) == 1
+
+
+def plane_of(crew, algorithm, folder):
+    return DataPlane(algorithm, SPEC, crew, ClientStore(folder), 12, FOLDING.max_weight, SPEC.zeros())
+
+
+def test_kept_state_travels_through_two_workers(recipe, pool, tmp_path):
+    """Three versions in which clients come again, one of them three times in one version."""
+    given = recipe()
+    algorithm = small("fedavg", cohort=12).but(local=given.local)
+    ends = []
+    for name, crew in (("alone", Inline(given.trainer())), ("many", pool(given, 2))):
+        plane = plane_of(crew, algorithm, tmp_path / name)
+        attempts = np.zeros(12, int)
+        losses = []
+        for version, clients in enumerate([list(range(12)), [4, 2, 4, 4, 9], [9, 4, 0, 1, 3]]):
+            numbers = []
+            for client in clients:
+                numbers.append(attempts[client])
+                attempts[client] += 1
+            tasks = tasks_of(clients, version, numbers)
+            reports = plane.advance(tasks, np.zeros(len(clients), np.int64), set())
+            losses.append(reports["loss"].tolist())
+        # the client reports what it remembers as its loss
+        assert losses == [[0.0] * 12, [1.0, 1.0, 2.0, 3.0, 1.0], [2.0, 4.0, 1.0, 1.0, 1.0]]
+        kept = {client: decode(plane.store.read(client)) for client in range(12)}
+        assert [kept[c]["seen"] for c in range(12)] == attempts.tolist()
+        workers = {state["worker"] for state in kept.values()}
+        assert workers == {os.getpid()} if name == "alone" else os.getpid() not in workers
+        ends.append(plane.params.tobytes())
+        plane.store.close()
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("num_workers", [None, 2])
+def test_a_client_that_raises_is_named(recipe, pool, num_workers):
+    given = recipe("raises")
+    crew = Inline(given.trainer()) if num_workers is None else pool(given, num_workers)
+    with pytest.raises(TrainingError) as caught:
+        train(crew, list(range(12)))
+    text = "training failed at client 5, task 5, 9 examples: ZeroDivisionError: nothing to divide by"
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("num_workers", [None, 1])
+def test_a_users_mistake_stays_one_sentence(recipe, pool, num_workers):
+    given = recipe("mistakes")
+    crew = Inline(given.trainer()) if num_workers is None else pool(given, num_workers)
+    with pytest.raises(UserError, match=r"^Mine\.train returned str, but must return the trained model"):
+        train(crew, [2])
+
+
+def test_a_worker_that_dies_in_a_clients_code_names_the_client(recipe, pool):
+    with pytest.raises(TrainingError, match=r"^worker \d died \(exit code 3\) training clients \[5\]$"):
+        train(pool(recipe("dies"), 2), list(range(12)))
+
+
+def test_a_worker_that_died_between_two_chunks_is_a_clear_error(recipe, pool):
+    crew = pool(recipe(local=SGD()), 1)
+    train(crew, [0])
+    process = crew._processes[0]
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+    with pytest.raises(TrainingError, match=r"^worker 0 died \(exit code -9\) training clients \[3\]$"):
+        train(crew, [3])
+
+
+def test_a_worker_that_cannot_be_built_says_why(recipe, pool):
+    given = replace(recipe(local=SGD()), data="/nowhere/at/all")
+    with pytest.raises(UserError, match="the prepared data in /nowhere/at/all cannot be used"):
+        train(pool(given, 1), [0])
+
+
+def test_a_closed_pool_leaves_nothing_behind(recipe, pool):
+    crew = pool(recipe(local=SGD()), 2)
+    train(crew, [0, 1], versions=[0, 1])
+    names = [memory.name for memory in [*crew._sums, *crew._models.values()]]
+    processes = list(crew._processes)
+    assert len(names) == 4 and all(process.is_alive() for process in processes)
+    crew.close()
+    assert not any(process.is_alive() for process in processes)
+    for name in names:
+        with pytest.raises(FileNotFoundError):
+            SharedMemory(name)
+
+
+def test_models_that_are_no_longer_sent_are_taken_down(recipe, pool):
+    crew = pool(recipe(local=SGD()), 1)
+    for _ in range(3):
+        crew.clear()
+        train(crew, [0, 1], versions=[0, 1])
+        assert len(crew._models) == 2
+
+
+@pytest.mark.parametrize(
+    ("max_workers", "after_secs", "becomes"), [(2, 0.0, True), (1, 0.0, False), (2, 1e9, False)]
+)
+def test_a_pool_is_started_when_training_takes_long(
+    stored, recipe, pool, monkeypatch, max_workers, after_secs, becomes
+):
+    monkeypatch.setattr(crews, "POOL_AFTER_SECS", after_secs)
+    given = recipe(local=SGD())
+    said = []
+    crew = Automatic(Inline(given.trainer()), lambda: pool(given, max_workers), max_workers, said.append)
+    algorithm = small("fedavg", cohort=12)
+    automatic, alone = plane_of(crew, algorithm, None), plane_of(Inline(given.trainer()), algorithm, None)
+    for plane in (automatic, alone):
+        for version in range(3):
+            tasks = tasks_of(range(12), version, version)
+            plane.advance(tasks, np.zeros(12, np.int64), set())
+    assert automatic.params.tobytes() == alone.params.tobytes()
+    assert isinstance(crew._crew, Pool) == becomes
+    assert len(said) == becomes
+    assert automatic.evaluate() == alone.evaluate()
+    assert (crew.peak_rss_bytes() > 0) == becomes
+    for plane in (automatic, alone):
+        plane.close()
+
+
+def test_a_failing_client_ends_a_run_with_that_error(stored, recipe):
+    given = recipe("raises")
+    rig = Rig(
+        small("fedavg", cohort=12).but(local=given.local),
+        data=stored,
+        make_learner=lambda: given.trainer().learner,
+        limits=Limits(rounds=3),
+    )
+    with pytest.raises(TrainingError, match="client 5"):
+        rig.run()
+    assert rig.plane.version == 0 and rig.plane.store.read(0) is None

@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+
+from muster.algorithms.fedavg import Mean
+from muster.algorithms.fedbuff import StaleMean
+from muster.core.errors import TrainingError, UserError
+from muster.core.store import decode
+from muster.core.sums import FixedPointSum
+from muster.core.tables import TASK, Refusal, rows
+from muster.learn.trainer import Folding, Trainer, gate
+from worlds.toy import SIZES, Fixed, Wander, toy_data
+
+SCALE = 40
+
+
+def trainer(learner, combine=None, max_weight=9.0, seed=3):
+    total = FixedPointSum(learner.spec.size, SCALE)
+    return Trainer(learner, toy_data(), Folding(combine or Mean(), max_weight, SCALE, seed), total)
+
+
+def task(client, attempt=0, ticket=7):
+    return rows(TASK, 1, client=client, attempt=attempt, ticket=ticket)[0]
+
+
+def model(learner):
+    return np.ones(learner.spec.size, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("value", "weight", "expected"),
+    [
+        (0.0, 0.0, Refusal.NONE),
+        (1024.0, 1.0, Refusal.NONE),
+        (-1024.0, 0.5, Refusal.NONE),
+        (np.nextafter(np.float32(1024), np.float32(2000)), 1.0, Refusal.TOO_LARGE),
+        (-1025.0, 1.0, Refusal.TOO_LARGE),
+        (np.nan, 1.0, Refusal.NON_FINITE),
+        (np.inf, 1.0, Refusal.NON_FINITE),
+        (-np.inf, 1.0, Refusal.NON_FINITE),
+        (1.0, np.nextafter(1, 2), Refusal.BAD_WEIGHT),
+        (1.0, -1e-9, Refusal.BAD_WEIGHT),
+        (1.0, np.nan, Refusal.BAD_WEIGHT),
+        (1.0, np.inf, Refusal.BAD_WEIGHT),
+    ],
+)
+def test_gate(value, weight, expected):
+    delta = np.zeros(40, np.float32)
+    delta[17] = value
+    assert gate(delta, weight) == expected
+
+
+def test_a_task_is_weighed_added_and_reported():
+    it = trainer(Fixed(lambda client: 0.5))
+    report, kept = it.train(task(5), 2, model(it.learner), None)
+    assert kept is None
+    assert {name: report[name].item() for name in report.dtype.names} == {
+        "ticket": 7,
+        "client": 5,
+        "num_examples": SIZES[5],
+        "num_steps": 1,
+        "staleness": 2,
+        "loss": 6.0,
+        "loss_sq_mean": 36.0,
+        "refused": 0,
+    }
+    # the weight of the largest client, 9 of 9, is 1: half a unit of 2^40
+    assert (it.total.total == 2**39).all()
+    it.train(task(0), 0, model(it.learner), None)  # 3 of 9 examples
+    assert (it.total.total == 2**39 + round(2**39 / 3)).all()
+
+
+def test_staleness_reaches_the_weight():
+    it = trainer(Fixed(lambda client: 1.0), StaleMean(), max_weight=1.0)
+    it.train(task(0), 3, model(it.learner), None)
+    assert (it.total.total == 2**39).all()  # 1 / sqrt(1 + 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [(np.nan, Refusal.NON_FINITE), (np.inf, Refusal.NON_FINITE), (2000.0, Refusal.TOO_LARGE)],
+)
+def test_a_refused_update_adds_nothing_and_keeps_nothing(value, refused):
+    class Wild(Wander):
+        def train(self, sent, examples, rng, delta, kept):
+            trained = super().train(sent, examples, rng, delta, kept)
+            delta[3] = value
+            return trained
+
+    it = trainer(Wild(keeping=True))
+    report, kept = it.train(task(5), 0, model(it.learner), None)
+    assert report["refused"] == refused
+    assert kept is None and not it.total.total.any()
+
+
+def test_a_weight_beyond_the_largest_is_refused():
+    it = trainer(Fixed(), max_weight=4.0)
+    assert it.train(task(0), 0, model(it.learner), None)[0]["refused"] == Refusal.NONE
+    before = it.total.total.copy()
+    assert it.train(task(5), 0, model(it.learner), None)[0]["refused"] == Refusal.BAD_WEIGHT
+    assert np.array_equal(it.total.total, before)
+
+
+def test_randomness_is_keyed_by_seed_client_and_attempt():
+    def delta(client, attempt, seed=3, ticket=7):
+        it = trainer(Wander(), seed=seed)
+        it.train(task(client, attempt, ticket), 0, model(it.learner), None)
+        return it.delta.tobytes()
+
+    assert delta(4, 0) == delta(4, 0, ticket=99)
+    assert len({delta(4, 0), delta(4, 1), delta(5, 0), delta(4, 0, seed=4)}) == 4
+
+
+def test_what_was_trained_before_leaves_no_trace():
+    alone, after = trainer(Wander()), trainer(Wander())
+    after.train(task(1), 0, model(after.learner), None)
+    for it in (alone, after):
+        it.train(task(2), 0, model(it.learner), None)
+    assert np.array_equal(alone.delta, after.delta)
+
+
+def test_what_a_client_keeps_comes_back_encoded():
+    it = trainer(Wander(keeping=True))
+    _, first = it.train(task(2), 0, model(it.learner), None)
+    _, second = it.train(task(2, 1), 0, model(it.learner), decode(first))
+    assert (decode(first)["num_tasks"], decode(second)["num_tasks"]) == (1, 2)
+    assert np.array_equal(decode(second)["last"], it.delta)
+
+
+class Failing(Fixed):
+    error = ValueError("no such thing")
+
+    def train(self, sent, examples, rng, delta, kept):
+        raise self.error
+
+
+def test_an_exception_names_client_and_task():
+    it = trainer(Failing())
+    with pytest.raises(TrainingError) as caught:
+        it.train(task(5, ticket=41), 0, model(it.learner), None)
+    text = "training failed at client 5, task 41, 9 examples: ValueError: no such thing"
+    assert str(caught.value) == text
+    assert caught.value.__cause__ is Failing.error
+
+
+def test_a_users_mistake_goes_through_as_it_is():
+    class Mistaken(Failing):
+        error = UserError("give another number")
+
+    it = trainer(Mistaken())
+    with pytest.raises(UserError, match=r"^give another number$"):
+        it.train(task(5), 0, model(it.learner), None)
+
+
+def test_state_that_cannot_be_kept_names_client_and_field():
+    class Odd(Wander):
+        def train(self, sent, examples, rng, delta, kept):
+            trained = super().train(sent, examples, rng, delta, kept)
+            trained.kept["last"] = object()
+            return trained
+
+    it = trainer(Odd(keeping=True))
+    with pytest.raises(TrainingError, match=r"client 2, .*'last' is a object"):
+        it.train(task(2), 0, model(it.learner), None)
