@@ -54,6 +54,14 @@ def test_totals_by_hand():
     assert summary.time_to_target_wall_secs == 1.0
 
 
+def test_a_version_that_was_not_finished_costs_but_is_no_round():
+    last = {"accuracy": 0.9, "loss": 0.1}  # of version 3, which was evaluated when the run had to end
+    summary = summary_of([*RECORDS, Record(4, 50.0, 2.2, metrics=last, down_bytes=7, complete=False)])
+    assert (summary.rounds, summary.virtual_secs, summary.down_bytes) == (3, 50.0, 107)
+    assert summary.metrics == last
+    assert summary.best["accuracy"] == {"value": 0.9, "version": 3}
+
+
 def test_times_can_be_given():
     summary = summary_of(RECORDS, virtual_secs=50.0, wall_secs=2.5)
     assert (summary.virtual_secs, summary.wall_secs) == (50.0, 2.5)

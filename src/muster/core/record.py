@@ -40,9 +40,10 @@ class Record:
     device_secs_wasted: float = 0.0
     """Seconds that clients spent on tasks that did not."""
     clients: tuple[int, ...] = ()
-    """Whose updates were folded, in order of arrival."""
+    """Whose updates were folded, in the order in which they were accepted."""
     complete: bool = True
-    """False: the run ended while this version was being made; the counts are of what that cost."""
+    """False: the run ended while this version was being made; the counts are of what that cost, and
+    metrics, if there are any, are of the last version that was made."""
     surrogate: bool = False
     """The losses come from a curve, not from training (clock-only runs of a select that reads)."""
 

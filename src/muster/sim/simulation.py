@@ -131,7 +131,7 @@ class Ledger:
 
 def _share(spent: Table, leg: Table, num_bytes: int) -> int:
     """Bytes that have travelled when `spent` ns of legs that take `leg` ns are over."""
-    share = np.clip(spent / np.maximum(leg, 1.0), 0.0, 1.0)
+    share = np.where(leg > 0, np.clip(spent / np.maximum(leg, 1.0), 0.0, 1.0), spent >= 0)
     return int(np.rint(share * num_bytes).sum())
 
 
@@ -207,15 +207,16 @@ class Simulation:
                 # What ends or measures this version comes first; what is sent belongs to the next.
                 of_version = Discard | Evaluate | Stop
                 self._carry_out([c for c in commands if isinstance(c, of_version)])
-                if self.ended is None and self._time_is_up():
+                time_is_up = self.ended is None and self._time_is_up()
+                if time_is_up:
                     self._evaluate(self.state.version)
                 record = self._record(reports)
                 if self.ended is None:
                     self._carry_out([c for c in commands if not isinstance(c, of_version)])
-                    self._end_outside(record)
+                    self._end_outside(record, time_is_up)
                 yield record
-        if self._ledger != Ledger():
-            yield replace(self._record(None), version=self.state.version + 1, complete=False, metrics={})
+        if self._ledger != Ledger() or self._metrics:
+            yield replace(self._record(None), version=self.state.version + 1, complete=False)
 
     def _step(self, events: Events) -> list[Command]:
         self.log(events)
@@ -282,22 +283,25 @@ class Simulation:
             self._evaluated = version
 
     def _time_is_up(self) -> bool:
+        """Asked once a version: what it says decides whether this version is evaluated."""
         return self.outside.wall_secs is not None and self.wall_secs >= self.outside.wall_secs
 
-    def _end_outside(self, record: Record) -> None:
+    def _end_outside(self, record: Record, time_is_up: bool) -> None:
         """Ends the run for a reason that only this shell can see."""
         if self.outside.reached(record.metrics):
             value = record.metrics[self.outside.metric]
             why = f"{self.outside.metric} {value:.4f} reached the target {self.outside.target:g}"
             self.state, commands = end(self.state, "target", why)
-        elif self._time_is_up():
+        elif time_is_up:
             self.state, commands = end(
                 self.state, "wall_secs", f"{self.wall_secs:.1f} s of wall time are over"
             )
         else:
             return
         self._carry_out(commands)
-        self._ledger = Ledger()  # sent and withdrawn at the same instant: it cost nothing
+        sent = self._ledger.num_sent
+        if self._ledger == Ledger(num_sent=sent, num_discarded=sent):
+            self._ledger = Ledger()  # sent and withdrawn at the same instant: it cost nothing
 
     def _record(self, reports: Table | None) -> Record:
         """The record of the version that is done; the next one starts with an empty ledger."""

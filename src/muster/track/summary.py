@@ -117,7 +117,8 @@ class Tally:
 
     def add(self, record: Record) -> None:
         """Folds in the next version."""
-        self.version, self.now_secs, self.wall_secs = record.version, record.now_secs, record.wall_secs
+        self.version = record.version if record.complete else record.version - 1
+        self.now_secs, self.wall_secs = record.now_secs, record.wall_secs
         for name in TASK_COUNTS:
             self.num_tasks[name] += getattr(record, f"num_{name}")
         self.up_bytes += record.up_bytes
@@ -131,7 +132,7 @@ class Tally:
             old = self.best.get(name)
             better = old is None or (value < old["value"] if falls(name) else value > old["value"])
             if better and not math.isnan(value):
-                self.best[name] = {"value": value, "version": record.version}
+                self.best[name] = {"value": value, "version": self.version}
         if self.target is not None and self.reached is None:
             metric, goal = self.target
             if meets(metric, record.metrics.get(metric, math.nan), goal):

@@ -1,0 +1,78 @@
+"""Who can be drawn: `Everyone`, and `Free`, which leaves out the busy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muster.core.population import Everyone, Free, Population
+from muster.core.randomness import rng
+
+
+def ids(*values):
+    return np.array(values, np.int64)
+
+
+@given(st.integers(1, 60), st.integers(0, 70), st.data())
+def test_a_sample_is_distinct_and_without_the_excluded(num_clients, k, data):
+    but = data.draw(st.lists(st.integers(0, num_clients - 1), unique=True))
+    drawn = Everyone(num_clients, 0).sample(k, rng(1, "draw"), ids(*but))
+    assert len(drawn) == min(k, num_clients - len(but))
+    assert len(set(drawn.tolist())) == len(drawn)
+    assert set(drawn.tolist()) <= set(range(num_clients)) - set(but)
+
+
+@pytest.mark.parametrize("but", [ids(), ids(3, 7)], ids=["everybody", "without two"])
+def test_every_client_and_every_place_is_as_likely(but):
+    world, draws, k = Everyone(12, 0), 12_000, 4
+    drawn = np.array([world.sample(k, rng(5, "draw", i), but) for i in range(draws)])
+    free = sorted(set(range(12)) - set(but.tolist()))
+    for place in range(k):
+        counts = np.bincount(drawn[:, place], minlength=12)[free]
+        expected = draws / len(free)
+        # 9 or 11 degrees of freedom: the 99.9 % quantiles are 27.9 and 31.3.
+        assert ((counts - expected) ** 2 / expected).sum() < 27.9
+    # Whom the first place has says nothing of the second: cells (a, b), a != b.
+    cells = np.bincount(drawn[:, 0] * 12 + drawn[:, 1], minlength=144)
+    pairs = [12 * a + b for a in free for b in free if a != b]
+    expected = draws / len(pairs)
+    # 89 or 131 degrees of freedom: the 99.9 % quantiles are 135.98 and 186.
+    assert ((cells[pairs] - expected) ** 2 / expected).sum() < (136 if len(but) else 186)
+    assert cells.sum() == cells[pairs].sum()
+
+
+def test_a_million_clients_cost_no_more_than_who_is_drawn():
+    import tracemalloc
+
+    world, but = Everyone(10**9, 0), np.arange(1_000)
+    tracemalloc.start()
+    drawn = world.sample(1_000, rng(0, "draw"), but)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(drawn) == 1_000 and peak < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("n", "but", "when"), [(1, (), 7), (10, (), 7), (11, (), None), (8, (0, 1), 7), (9, (0, 1), None)]
+)
+def test_when_so_many_are_there(n, but, when):
+    assert Everyone(10, 7).when(n, ids(*but)) == when
+
+
+def test_among_keeps_the_order():
+    assert Everyone(10, 0).among(ids(5, 2, 9)).tolist() == [5, 2, 9]
+
+
+def test_free_leaves_out_the_busy():
+    free = Free(Everyone(6, 3), busy=ids(1, 4))
+    assert free.num_clients == 6
+    assert sorted(free.sample(10, rng(0, "draw")).tolist()) == [0, 2, 3, 5]
+    assert free.among(ids(5, 4, 0, 1)).tolist() == [5, 0]
+    assert (free.when(4), free.when(5)) == (3, None)
+
+
+def test_a_population_counts_its_rows():
+    column = np.ones(4, np.float32)
+    assert Population(np.ones(4, np.int32), column, column, column).num_clients == 4
