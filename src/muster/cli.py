@@ -158,7 +158,7 @@ def run(
     job = load_job(conf, pairs or ())
     from muster.run import run as run_job
 
-    return _ended(context.obj, run_job(job, out, clock_only=clock_only, json=json))
+    return _ended(context.obj, run_job(job, out, clock_only=clock_only, json=json, conf=conf))
 
 
 @app.command()

@@ -1,15 +1,13 @@
-"""The composition root: puts the parts of a job together, runs it, and leaves a run folder behind."""
+"""Runs a job: in a notebook, or with a run folder, checkpoints and a console; and goes on with it."""
 
 from __future__ import annotations
 
-import os
-import resource
 import shutil
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +16,15 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from muster import checkpoint
-from muster.core.errors import JobError, RunFolderError, UserError
+from muster.compose import Boundary, Say, Session, compose
+from muster.core.errors import RunFolderError, UserError
 from muster.core.params import ParamSpec
 from muster.core.record import Record
-from muster.core.state import Limits, ServerState, initial_state, load_state, save_state
-from muster.core.store import ClientStore
-from muster.core.sums import scale_for
-from muster.core.tables import to_ns
-from muster.data.store import prepare
-from muster.devices.world import World
-from muster.job import Job, check_population, dump_job, load_job
+from muster.core.state import load_state, save_state
+from muster.job import Job, dump_job, load_job
 from muster.job.names import label
-from muster.learn.crew import Automatic, Crew, Inline, Pool, Recipe
-from muster.learn.learners import choose_backend, make_learner
-from muster.learn.plane import DataPlane, Moment, load_moment, save_moment
-from muster.learn.trainer import Folding
+from muster.learn.plane import load_moment, save_moment
 from muster.sim.clock_only import ClockOnly
-from muster.sim.simulation import Outside, Simulation
 from muster.track.console import make_console
 from muster.track.folder import JOB, RunFolder, next_free, write_whole
 from muster.track.folder_sink import FolderSink
@@ -44,132 +34,6 @@ from muster.track.summary import Summary, Tally
 MODEL, CLIENTS = "model.safetensors", "clients"
 
 TRACEBACK = "traceback.txt"
-
-Say = Callable[[str], None]
-Boundary = tuple[ServerState, Moment | None]
-"""The end of a version: the control plane's state and the data plane's; None in a clock-only run."""
-
-
-@dataclass
-class Session:
-    """A job put together, ready to run: what `simulate` and `run` share."""
-
-    job: Job
-    """The job with the choices that were made for it filled in."""
-    sim: Simulation
-    plane: DataPlane | None
-    """None in a clock-only run."""
-    spec: ParamSpec
-    choices: tuple[str, ...]
-    num_clients: int
-
-    def mark(self) -> Boundary:
-        """The end of a version, to go back to: references only, nothing is copied."""
-        return self.sim.state, self.plane.mark() if self.plane else None
-
-    def peak_rss_bytes(self) -> int:
-        """Peak memory of this process and its workers."""
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return own + (self.plane.peak_rss_bytes() if self.plane else 0)
-
-    def model_sha256(self) -> str | None:
-        """Hash of the newest model; None in a clock-only run."""
-        return self.spec.sha256(self.plane.params) if self.plane else None
-
-    def close(self) -> None:
-        """Ends the workers."""
-        if self.plane:
-            self.plane.close()
-
-
-def compose(
-    job: Job,
-    *,
-    clock_only: bool = False,
-    store: Path | None = None,
-    max_workers: int | None = None,
-    say: Say = lambda line: None,
-) -> Session:
-    """Puts a job together.
-
-    Args:
-        job: The job.
-        clock_only: Time everything and train nothing.
-        store: Folder for the clients' lasting states; None is a temporary one.
-        max_workers: For `workers: auto`; None is the number of cores.
-        say: Told what is chosen while the run goes on.
-
-    Raises:
-        UserError: The job cannot be run with this data or what is installed.
-
-    """
-    if clock_only and job.stop.target is not None:
-        raise JobError(
-            f"stop.target waits for {job.stop.target.metric}, but a clock-only run trains nothing that could "
-            "reach it; leave out --clock-only, or add stop.target=null"
-        )
-    data = prepare(job.data, job.seed)
-    check_population(job, data.num_clients)
-    population = job.population.draw(np.asarray(data.num_examples), job.seed)
-    backend = choose_backend(job.engine.backend, job.model)
-    job = replace(job, engine=replace(job.engine, backend=backend))
-    algorithm, local = job.algorithm, job.algorithm.local
-    learner = make_learner(backend, job.model, job.task, data.facts, local, job.train)
-    world = World(
-        population,
-        job.train,
-        down_bytes=learner.spec.num_bytes * len(local.down),
-        up_bytes=learner.spec.num_bytes * len(local.up),
-        dropout=job.population.dropout,
-        seed=job.seed,
-    )
-    virtual = None if job.stop.virtual_secs is None else to_ns(job.stop.virtual_secs)
-    state = initial_state(algorithm, population, Limits(job.stop.rounds, virtual, job.track.evaluate_every))
-    target = job.stop.target
-    outside = Outside(job.stop.wall_secs, target.metric if target else "", target.value if target else None)
-    choices = [f"backend: {backend}" + ("" if job.engine.backend == backend else " (chosen)")]
-    if clock_only:
-        surrogate = bool(algorithm.select.reads)
-        stand_in = ClockOnly(population.num_examples, job.train, job.seed, surrogate)
-        sim = Simulation(algorithm, job.seed, world, stand_in, state, outside, surrogate=surrogate)
-        return Session(job, sim, None, learner.spec, (), data.num_clients)
-    folding = Folding(
-        algorithm.combine,
-        algorithm.combine.max_weight(population),
-        scale_for(algorithm.pace.max_accepts),
-        job.seed,
-    )
-    recipe = Recipe(backend, job.model, job.task, local, job.train, folding, str(data.path))
-    crew, workers = _crew(job, recipe, learner.spec.size, len(data.test), max_workers, say)
-    choices.append(workers)
-    plane = DataPlane(
-        algorithm,
-        learner.spec,
-        crew,
-        ClientStore(store),
-        data.num_clients,
-        folding.max_weight,
-        learner.initial(job.seed),
-    )
-    sim = Simulation(algorithm, job.seed, world, plane, state, outside)
-    return Session(job, sim, plane, learner.spec, tuple(choices), data.num_clients)
-
-
-def _crew(
-    job: Job, recipe: Recipe, size: int, num_tests: int, max_workers: int | None, say: Say
-) -> tuple[Crew, str]:
-    """Who trains, and a line that says so."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = job.engine.workers
-    if asked == "auto":
-        most = min(max_workers or cores, job.algorithm.pace.max_accepts)
-        automatic = Automatic(
-            Inline(recipe.trainer()), lambda: Pool(recipe, most, size, num_tests), most, say
-        )
-        return automatic, f"workers: 1 to begin with, up to {most} if training takes long (auto)"
-    if asked == 1:
-        return Inline(recipe.trainer()), "workers: 1, in this process"
-    return Pool(recipe, asked, size, num_tests), f"workers: {asked} processes"
 
 
 class Simulated:
