@@ -15,7 +15,7 @@ import pytest
 
 OWN = Path(__file__).with_name("own_parts.py")
 
-ROUNDS = 100
+ROUNDS = 80
 """Seconds of training, with a checkpoint every other round, beside the start of the process."""
 
 KILLS = [(algorithm, n) for algorithm in ("fedavg", "fedyogi", "fedbuff") for n in range(7)][:20]
@@ -57,7 +57,7 @@ def test_kill_9_at_a_random_moment(
 
 def test_killed_again_and_again(shell: Any, records: Any, wait_for_records: Any, hash_of: Any) -> None:
     command = ["run", *_job("fedbuff"), "--out", "there"]
-    for count in (15, 35, 60):
+    for count in (15, 30, 50):
         with shell.start(*command) as process:
             assert wait_for_records(process, shell.folder / "there", count, 0.5)
             process.kill()
