@@ -25,10 +25,18 @@ def encode(state: Mapping[str, Any]) -> bytes:
     """A flat dictionary of arrays and JSON values as bytes, without pickle.
 
     Raises:
-        TypeError: A value is neither an array nor JSON data; the text names it.
+        TypeError: A value is neither an array of numbers nor JSON data; the text names it.
 
     """
-    arrays = {k: np.ascontiguousarray(v) for k, v in state.items() if isinstance(v, np.ndarray)}
+    for name in state:
+        if not isinstance(name, str) or name == "__metadata__":
+            raise TypeError(f"{name!r} cannot be a name; names are strings, and __metadata__ is taken")
+    arrays = {k: np.asarray(v, order="C") for k, v in state.items() if isinstance(v, np.ndarray)}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise TypeError(
+                f"{name!r} is an array of {array.dtype}, but only numbers of up to 64 bits can be kept"
+            )
     plain = {k: v for k, v in state.items() if not isinstance(v, np.ndarray)}
     for name, value in plain.items():
         try:
