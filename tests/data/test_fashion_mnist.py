@@ -36,7 +36,8 @@ def test_reads_images_and_labels_by_hand(tmp_path):
         (gzip.compress(bytes(1000))[:-9], "damaged or cut short"),
         (b"not a gzip file", "damaged or cut short"),
     ],
-    ids=["empty", "magic of floats", "too short", "no count", "cut gzip", "no gzip"],  # the bytes hold the time
+    # not the bytes, which hold the time
+    ids=["empty", "magic of floats", "too short", "no count", "cut gzip", "no gzip"],
 )
 def test_a_broken_file_is_named_with_what_is_wrong(tmp_path, content, told):
     (tmp_path / "images.gz").write_bytes(content)
