@@ -125,6 +125,9 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     of_task = (kinds == Kind.ARRIVED) | (kinds == Kind.LOST)
     live = of_task & (tasks["ticket"][at] == table["ticket"]) if len(tasks) else np.zeros(len(table), bool)
     live &= ~tasks["arrived"][at] if len(tasks) else False
+    away = (kinds == Kind.LEFT) | (kinds == Kind.JOINED)
+    if live.any() and away.any():
+        live &= ~_after(away, table["client"], tasks["client"][at])
     # The first row of a ticket wins; a batch may hold its duplicate.
     live_rows = np.flatnonzero(live)
     first = np.unique(table["ticket"][live_rows], return_index=True)[1]
@@ -137,9 +140,8 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     tasks["arrived"][at[arrived]] = True
     gone = np.zeros(len(tasks), bool)
     gone[at[lost]] = True
-    left = table["client"][(kinds == Kind.LEFT) | (kinds == Kind.JOINED)]
-    if len(left):  # who leaves, or joins anew, no longer works on what it was sent
-        gone |= np.isin(tasks["client"], left) & ~tasks["arrived"]
+    if away.any():  # who leaves, or joins anew, no longer works on what it was sent
+        gone |= np.isin(tasks["client"], table["client"][away]) & ~tasks["arrived"]
     same = now == state.now_ns and not live.any() and not gone.any()
     state = replace(
         state,
@@ -154,6 +156,14 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     elif state.num_stalled >= MAX_STALLED:
         why = f"{MAX_STALLED} steps at {to_secs(now):g} s brought no update"
     return state, int(np.count_nonzero(gone)), why
+
+
+def _after(away: Table, left: Table, clients: Table) -> Table:
+    """Which of `clients`, one a row, have left in an earlier row: where `away`, as `left` says."""
+    gone_at = np.flatnonzero(away)
+    who, first = np.unique(left[gone_at], return_index=True)
+    at = np.minimum(np.searchsorted(who, clients), len(who) - 1)
+    return np.asarray((who[at] == clients) & (np.arange(len(clients)) > gone_at[first][at]))
 
 
 def _most_lost(state: ServerState) -> int:
