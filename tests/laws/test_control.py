@@ -121,6 +121,17 @@ def test_law_9_when_every_task_is_lost_the_run_gives_up(name, after_ns):
     assert rig.records[-1].num_lost >= 80 and not rig.records[-1].complete
 
 
+@every_algorithm
+def test_draws_within_one_version_do_not_repeat_themselves(name):
+    """When all that are drawn die, other clients must get their chance: draws are not keyed by version."""
+    rig = Rig(small(name), ToyWorld(loss=lambda client, attempt: SECOND), limits=Limits(rounds=1)).run()
+    trains = [c for _, commands in rig.sim.told for c in commands if isinstance(c, Train)]
+    assert {int(v) for train in trains for v in train.tasks["version"]} == {0}
+    drawn = [tuple(train.tasks["client"].tolist()) for train in trains]
+    assert {client for clients in drawn for client in clients} == set(range(12))
+    assert len(set(drawn)) > 10
+
+
 @dataclass(frozen=True)
 class Nobody(Select):
     """Draws nobody, from the `since`-th draw on."""
