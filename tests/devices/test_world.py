@@ -1,0 +1,167 @@
+"""The clock by hand: secs = down + compute + up; who is lost, when, and in which order rows come."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as example_settings
+from hypothesis import strategies as st
+
+from muster.core.population import Everyone, Population
+from muster.core.tables import EVENT, SECOND, TASK, Kind, Reason, rows
+from muster.core.work import Work
+from muster.devices.mobile import Mobile
+from muster.devices.world import World
+
+
+def world(work=Work(), dropout=0.0, down_bytes=1_000_000, up_bytes=500_000, seed=0, **columns):
+    given = {
+        "num_examples": [45, 7],
+        "ms_per_example": [10, 4],
+        "down_kbps": [8_000, 100],
+        "up_kbps": [1_000, 50],
+    }
+    kinds = {"num_examples": np.int32}
+    made = {k: np.array(v, kinds.get(k, np.float32)) for k, v in (given | columns).items()}
+    return World(Population(**made), work, down_bytes, up_bytes, dropout, seed)
+
+
+def tasks(*clients, sent_at=0):
+    count = len(clients)
+    return rows(TASK, count, ticket=np.arange(count), client=clients, sent_at=sent_at)
+
+
+@pytest.mark.parametrize(
+    ("work", "trained"),
+    [
+        (Work(epochs=1, batch_size=20), (45, 7)),
+        (Work(epochs=2, batch_size=0), (90, 14)),
+        (Work(steps=4, batch_size=20), (65, 28)),
+    ],
+)
+def test_three_legs_by_hand(work, trained):
+    timing = world(work).timing(tasks(0, 1))
+    # 8 million bits at 8 Mbit/s: 1 s; at 0.1 Mbit/s: 80 s. 4 million bits at 1 Mbit/s: 4 s; at 0.05: 80 s.
+    assert timing["down"].tolist() == [1 * SECOND, 80 * SECOND]
+    assert timing["up"].tolist() == [4 * SECOND, 80 * SECOND]
+    # Training costs three forward passes: 3 x 45 x 10 ms = 1.35 s, 3 x 7 x 4 ms = 84 ms.
+    assert timing["compute"].tolist() == [trained[0] * 30_000_000, trained[1] * 12_000_000]
+
+
+@pytest.mark.parametrize(
+    ("ms", "kbps", "kbit", "steps", "compute", "link"),
+    [
+        # Rows of the published device trace with a model of 666,786.03125 kbit and one of 350,886.7421875.
+        (153, 2209.6159823294856, 666786.03125, 4, 36.72, 603.5311444000703),
+        (39, 18437.311985652217, 666786.03125, 4, 9.36, 72.33006978120109),
+        (22, 22915.494847737755, 666786.03125, 4, 5.28, 58.195211203639005),
+        (153, 2209.6159823294856, 350886.7421875, 1, 9.18, 317.5997503580491),
+    ],
+)
+def test_the_published_examples_of_the_clock(ms, kbps, kbit, steps, compute, link):
+    # Batches of 20, from a client that has enough; both ways together are `link`. Columns are float32.
+    size = round(kbit * 1000 / 8)
+    at = world(
+        Work(steps=steps, batch_size=20),
+        down_bytes=size,
+        up_bytes=size,
+        num_examples=[1000],
+        ms_per_example=[ms],
+        down_kbps=[kbps],
+        up_kbps=[kbps],
+    )
+    timing = at.timing(tasks(0))
+    assert timing["compute"][0] / SECOND == pytest.approx(compute, abs=1e-9)
+    assert (timing["down"] + timing["up"])[0] / SECOND == pytest.approx(link, rel=1e-7)
+
+
+def test_a_task_without_examples_or_bytes_lasts_a_nanosecond():
+    nothing = world(down_bytes=0, up_bytes=0, num_examples=[0, 0], dropout=0.0)
+    assert [sum(row) for row in nothing.timing(tasks(0, 1)).tolist()] == [1, 1]
+    assert nothing.outcomes(tasks(0, 1, sent_at=7))["now"].tolist() == [8, 8]
+    lost = world(down_bytes=0, up_bytes=0, num_examples=[0, 0], dropout=1.0)
+    assert lost.outcomes(tasks(0, 1, sent_at=7))["now"].tolist() == [8, 8]
+
+
+def test_who_reports_does_so_when_all_legs_are_over():
+    told = world().outcomes(tasks(1, 0, sent_at=10 * SECOND))
+    assert told.dtype == EVENT
+    assert told["client"].tolist() == [0, 1] and told["ticket"].tolist() == [1, 0]
+    assert told["now"].tolist() == [10 * SECOND + 6_350_000_000, 10 * SECOND + 160_084_000_000]
+    assert told["kind"].tolist() == [Kind.ARRIVED] * 2
+    assert told["steps"].tolist() == [3, 1]
+    assert told["secs"].tolist() == [1.35, 0.084]
+    assert told["reason"].tolist() == [Reason.NONE] * 2
+
+
+def test_who_is_lost_has_done_no_steps_and_says_why():
+    told = world(dropout=1.0).outcomes(tasks(0, 1))
+    assert told["kind"].tolist() == [Kind.LOST] * 2
+    assert told["reason"].tolist() == [Reason.DROPPED] * 2
+    assert told["steps"].tolist() == [0, 0] and told["secs"].tolist() == [0.0, 0.0]
+    for row in told:
+        assert 0 < row["now"] < {0: 6_350_000_000, 1: 160_084_000_000}[int(row["client"])]
+
+
+@pytest.mark.parametrize("dropout", [0.06, 0.5, 0.9])
+def test_the_share_of_lost_tasks_and_where_they_are_lost(dropout):
+    count = 50_000
+    many = rows(
+        TASK, count, ticket=np.arange(count), client=np.arange(count) % 2, attempt=np.arange(count) // 2
+    )
+    told = world(dropout=dropout).outcomes(many)
+    lost = told[told["kind"] == Kind.LOST]
+    assert len(lost) / count == pytest.approx(dropout, abs=4 * np.sqrt(dropout * (1 - dropout) / count))
+    # Evenly over the way: mean 1/2, deviation 1/sqrt(12).
+    share = lost["now"] / np.array([6_350_000_000, 160_084_000_000])[lost["client"]]
+    assert share.mean() == pytest.approx(0.5, abs=4 / np.sqrt(12 * len(lost)))
+    assert share.std() == pytest.approx(1 / np.sqrt(12), rel=0.03)
+
+
+def test_a_task_is_lost_or_not_by_client_and_attempt_whatever_its_ticket():
+    some = rows(TASK, 40, ticket=np.arange(40), client=np.arange(40) % 2, attempt=np.arange(40) // 2)
+    other = some.copy()
+    other["ticket"] += 1000
+    other["version"] = 9
+    one, two = (world(dropout=0.5).outcomes(table) for table in (some, other))
+    assert (one["kind"] == two["kind"]).all() and (one["now"] == two["now"]).all()
+    assert 5 < np.count_nonzero(one["kind"] == Kind.LOST) < 35
+    third = world(dropout=0.5, seed=1).outcomes(some)
+    assert sorted(third[["now", "client"]].tolist()) != sorted(one[["now", "client"]].tolist())
+
+
+def test_bytes_do_not_change_who_is_lost():
+    some = rows(TASK, 40, ticket=np.arange(40), client=np.arange(40) % 2, attempt=np.arange(40) // 2)
+    lost = []
+    for size in (1, 10**7):
+        told = world(dropout=0.5, down_bytes=size).outcomes(some)
+        lost.append(sorted(told["ticket"][told["kind"] == Kind.LOST].tolist()))
+    assert lost[0] == lost[1]
+
+
+@example_settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=40),
+    st.randoms(use_true_random=False),
+    st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_rows_come_in_key_order_and_are_the_same_however_tasks_are_grouped(listed, random, dropout):
+    phones = Mobile().draw(np.full(31, 20, np.int32), 1)
+    at = World(phones, Work(), 2600, 2600, dropout, 4)
+    clients, attempts, sent = (list(column) for column in zip(*listed, strict=True))
+    table = rows(TASK, len(listed), ticket=range(len(listed)), client=clients, attempt=attempts)
+    table["sent_at"] = np.array(sent) * SECOND
+    before = table.tobytes()
+    told = at.outcomes(table)
+    assert table.tobytes() == before
+    keys = told[["now", "kind", "client"]].tolist()
+    assert keys == sorted(keys)
+    order = random.sample(range(len(table)), len(table))
+    cut = random.randint(0, len(table))
+    apart = [at.outcomes(table[part]) for part in (order[:cut], order[cut:])]
+    assert sorted(np.concatenate(apart).tolist()) == sorted(told.tolist())
+
+
+def test_everyone_is_there():
+    assert world().present(5) == Everyone(2, 5)
