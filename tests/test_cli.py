@@ -143,8 +143,8 @@ def test_run_hands_the_job_on_and_prints_its_summary(
 ) -> None:
     seen = {}
 
-    def run(job: object, out: Path | None, *, clock_only: bool, json: bool) -> dict[str, object]:
-        seen.update(job=job, out=out, clock_only=clock_only, json=json)
+    def run(job: object, out: Path | None, **how: object) -> dict[str, object]:
+        seen.update(job=job, out=out, **how)
         print("what a user's own code prints")
         return {"status": status, "rounds": 3}
 
@@ -159,6 +159,7 @@ def test_run_hands_the_job_on_and_prints_its_summary(
         "out": Path("there"),
         "clock_only": True,
         "json": True,
+        "conf": "conf.yml",
     }
 
 

@@ -298,7 +298,7 @@ def _allowed(cls: Any, hints: Mapping[str, Any], name: str) -> str:
 def _worded(allowed: str, hint: Any) -> str:
     """The bounds of a field as its type would say them."""
     kinds = _choices(hint)
-    if not allowed.startswith("a finite number"):
+    if not allowed.startswith(("a finite number", "an integer")):
         return allowed
     if int in kinds and float not in kinds:
         allowed = allowed.replace("a finite number", "an integer")
