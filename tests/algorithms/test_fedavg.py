@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.algorithms.fedavg import SGD, Add, Mean, Sync, Uniform, fedavg
@@ -13,6 +13,8 @@ from muster.core.errors import FieldError
 from muster.core.population import Everyone, Free, Population
 from muster.core.randomness import rng
 from muster.core.tables import REPORT, SECOND, TASK, Appetite, Reason, rows
+
+steady = settings(deadline=None, derandomize=True, database=None)
 
 INFO = Info(version=1, num_clients=10, num_folded=2)
 
@@ -153,6 +155,7 @@ def test_a_fraction_of_a_task_is_sent_whole_where_fedscale_drops_it():
     assert Sync(cohort=4, over_commit=1.3).max_out == 6
 
 
+@steady
 @given(st.integers(1, 10_000), st.integers(100, 300))
 def test_over_commitment_in_percent_is_rounded_up_exactly(cohort, percent):
     assert Sync(cohort=cohort, over_commit=percent / 100).max_out == -(-cohort * percent // 100)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.core.params import ParamSpec
+
+steady = settings(deadline=None, derandomize=True, database=None)
 
 SPEC = ParamSpec.of(
     [
@@ -40,6 +42,7 @@ SHAPES = st.lists(
 )
 
 
+@steady
 @given(SHAPES)
 def test_any_layout_is_aligned_apart_and_ends_with_the_buffers(shapes):
     spec = ParamSpec.of((f"p{i}", shape, kind) for i, (shape, kind) in enumerate(shapes))

@@ -10,7 +10,7 @@ import textwrap
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.algorithms.fedavg import SGD, Add, Mean, Sync, fedavg
@@ -30,6 +30,8 @@ from muster.core.part import (
     user_module,
 )
 from muster.core.work import Work
+
+steady = settings(deadline=None, derandomize=True, database=None)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def test_algorithms_go_through_json(algorithm):
     assert loads(dumps(algorithm)) == algorithm
 
 
+@steady
 @given(
     lr=st.floats(1e-9, 1e9),
     momentum=st.floats(0, 0.999),

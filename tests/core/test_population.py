@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.core.population import Everyone, Free, Population
 from muster.core.randomness import rng
+
+steady = settings(deadline=None, derandomize=True, database=None)
 
 
 def ids(*values):
     return np.array(values, np.int64)
 
 
+@steady
 @given(st.integers(1, 60), st.integers(0, 70), st.data())
 def test_a_sample_is_distinct_and_without_the_excluded(num_clients, k, data):
     but = data.draw(st.lists(st.integers(0, num_clients - 1), unique=True))

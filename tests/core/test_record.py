@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.core.record import Record
+
+steady = settings(deadline=None, derandomize=True, database=None)
 
 COUNT = st.integers(0, 2**40)
 SECS = st.floats(0, 1e9)
 
 
+@steady
 @given(
     st.builds(
         Record,

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
@@ -17,11 +17,14 @@ from muster.core.population import Population
 from muster.core.state import Limits, ServerState, Tally, initial_state, load_state, save_state
 from muster.core.tables import TASK, frozen, rows
 
+steady = settings(deadline=None, derandomize=True, database=None)
+
 
 def ids(values):
     return np.array(values, np.int64)
 
 
+@steady
 @given(
     st.lists(st.lists(st.integers(0, 9), unique=True, max_size=6), max_size=12),
     st.lists(st.integers(0, 9), unique=True),
@@ -114,6 +117,7 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
+@steady
 @given(states())
 def test_a_state_comes_back_to_the_bit(state):
     scalars, columns = save_state(state)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.algorithms.fedavg import Sync, Uniform, fedavg
@@ -17,6 +17,8 @@ from muster.core.randomness import rng
 from muster.core.state import Limits, initial_state, save_state
 from muster.core.step import appetite, end, step
 from muster.core.tables import EVENT, REPORT, SECOND, Events, Kind, Reason, frozen, rows, to_ns
+
+steady = settings(deadline=None, derandomize=True, database=None)
 
 
 @dataclass(frozen=True)
@@ -504,6 +506,7 @@ ROWS = st.lists(
 )
 
 
+@steady
 @given(ROWS, st.data())
 def test_rows_in_one_table_or_in_many_leave_the_same_tasks(listed, data):
     """Of a round that cannot close: what comes of each task depends on the rows, not on their tables."""

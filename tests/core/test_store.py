@@ -7,8 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as example_settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.core import store as module
@@ -225,7 +224,7 @@ def test_a_temporary_store_leaves_nothing_behind():
     assert not folder.exists()
 
 
-@example_settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(st.sampled_from("wwwmrsl"), st.integers(0, 4), st.binary(max_size=6)), max_size=40))
 def test_it_does_what_a_dictionary_does(tmp_path_factory, actions):
     folder = tmp_path_factory.mktemp("clients")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.core.tables import EVENT, REPORT, SECOND, TASK, Events, Kind, frozen, rows, to_ns, to_secs
+
+steady = settings(deadline=None, derandomize=True, database=None)
 
 
 def test_a_tenth_and_two_tenths_are_three_tenths():
     assert to_ns(0.1) + to_ns(0.2) == to_ns(0.3) == 300_000_000
 
 
+@steady
 @given(st.integers(0, 10**15))
 def test_times_up_to_eleven_days_survive_the_surface(ns):
     assert to_ns(to_secs(ns)) == ns

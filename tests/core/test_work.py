@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.core.errors import FieldError
 from muster.core.randomness import rng
 from muster.core.work import Work
+
+steady = settings(deadline=None, derandomize=True, database=None)
 
 
 def column(*values):
@@ -49,6 +51,7 @@ def test_steps_and_examples_by_hand(work, examples, steps, trained):
     assert sum(map(len, batches)) == trained
 
 
+@steady
 @given(
     work=st.builds(
         Work,

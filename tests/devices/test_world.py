@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as example_settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.core.population import Everyone, Population
@@ -140,7 +141,7 @@ def test_bytes_do_not_change_who_is_lost():
     assert lost[0] == lost[1]
 
 
-@example_settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=40),
     st.randoms(use_true_random=False),
@@ -161,6 +162,19 @@ def test_rows_come_in_key_order_and_are_the_same_however_tasks_are_grouped(liste
     cut = random.randint(0, len(table))
     apart = [at.outcomes(table[part]) for part in (order[:cut], order[cut:])]
     assert sorted(np.concatenate(apart).tolist()) == sorted(told.tolist())
+
+
+def test_who_reports_at_the_same_instant_comes_in_order_of_client_arrivals_first():
+    at = world(down_kbps=[8_000] * 6, up_kbps=[8_000] * 6, num_examples=[0] * 6, ms_per_example=[1] * 6)
+    assert at.outcomes(tasks(3, 0, 5, 1, 4, 2))["client"].tolist() == [0, 1, 2, 3, 4, 5]
+    # Tasks of one nanosecond are lost and arrive at the same instant.
+    short = replace(at, down_bytes=0, up_bytes=0, dropout=0.5).outcomes(tasks(3, 0, 5, 1, 4, 2))
+    kinds = short["kind"].tolist()
+    assert set(short["now"].tolist()) == {1} and set(kinds) == {Kind.ARRIVED, Kind.LOST}
+    assert kinds == sorted(kinds)
+    for kind in (Kind.ARRIVED, Kind.LOST):
+        clients = short["client"][short["kind"] == kind].tolist()
+        assert clients == sorted(clients)
 
 
 def test_everyone_is_there():

@@ -48,6 +48,15 @@ def test_surrogate_losses_fall_and_some_clients_stay_harder():
     assert other["loss"].tolist() != loss.tolist()
 
 
+def test_clients_are_half_to_one_and_a_half_as_hard_as_the_curve():
+    plane = ClockOnly(np.ones(10_000, np.int32), Work(), 1, surrogate=True)
+    tasks = rows(TASK, 10_000, client=np.arange(10_000), version=8)
+    own = plane.advance(tasks, np.zeros(10_000, np.int64), ())["loss"] / (0.2 + 2.1 / 3)
+    assert 0.5 <= own.min() < 0.501 and 1.499 < own.max() < 1.5
+    # Uniform: mean 1, deviation 1/sqrt(12); four deviations of the mean of 10,000.
+    assert own.mean() == pytest.approx(1.0, abs=4 / np.sqrt(12 * 10_000))
+
+
 def test_versions_are_counted_and_there_is_nothing_to_evaluate():
     plane = clock()
     plane.advance(rows(TASK, 1), np.zeros(1, np.int64), ())

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from muster.core.tables import EVENT, Appetite, Kind, rows
 from muster.sim.queue import Queue
 
+steady = settings(deadline=None, derandomize=True, database=None)
+
 ALL = Appetite(10**9)
 
 
@@ -150,7 +152,7 @@ class PlainQueue:
         return taken
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
     runs=RUNS,
     later=RUNS,
@@ -188,6 +190,7 @@ def test_it_does_what_a_sorted_list_does(runs, later, appetites, timer, dropped,
             now = expected[-1][0] if expected else now
 
 
+@steady
 @given(runs=RUNS, appetites=st.lists(APPETITES, min_size=1))
 def test_cutting_anywhere_gives_the_same_rows(runs, appetites):
     keyed = [[(*key, 100 * i + j) for j, key in enumerate(run)] for i, run in enumerate(runs)]
