@@ -1,0 +1,207 @@
+"""When clients are online: periodic traces of intervals, and which of them a client follows.
+
+Everything here is a function of (client, instant): there is no cursor that moves, so questions may come
+in any order and about any time, and the third week of a trace is like its first. All methods take a
+column of clients; none loops over them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from muster.core.errors import DataError
+from muster.core.tables import Ids, frozen
+
+Rows: TypeAlias = npt.NDArray[np.signedinteger[Any]]
+"""Which traces: i32[K] or i64[K]."""
+
+FAR = 2**62
+"""An instant that no run reaches (146 years): the end of what lasts for ever, and "never"."""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """T periodic traces. Trace r is online in [start, end], both included, again in every period.
+
+    Within a trace intervals are in order and apart: at least one nanosecond is between two of them
+    (`joined` makes them so). An interval may end at the period; the instant itself belongs to the next
+    round of the trace, as its instant 0.
+
+    Args:
+        starts: i64[M] ns within the period, all traces one after the other.
+        ends: i64[M] ns, >= starts, <= the period.
+        offsets: i64[T+1]; trace r owns the intervals offsets[r] to offsets[r+1].
+        period: i64[T] ns, > 0.
+
+    Raises:
+        DataError: The arrays do not describe such traces.
+
+    """
+
+    starts: Ids
+    ends: Ids
+    offsets: Ids
+    period: Ids
+    _rounds: int = field(init=False, repr=False, compare=False)
+    """Halvings that search the longest trace."""
+
+    def __post_init__(self) -> None:
+        counts = np.diff(self.offsets)
+        whole = len(self.offsets) == len(self.period) + 1 and self.offsets[0] == 0
+        whole &= len(self.starts) == len(self.ends) == self.offsets[-1] and counts.min(initial=0) >= 0
+        if not whole:
+            raise DataError(
+                f"intervals: offsets must rise from 0 to the number of intervals ({len(self.starts)}), "
+                f"one more of them than periods ({len(self.period)})"
+            )
+        if len(self.period) and self.period.min() <= 0:
+            raise DataError(f"intervals: each period must be > 0 ns, but one is {self.period.min()}")
+        trace = np.repeat(np.arange(len(self.period)), counts)
+        inside = (self.starts >= 0) & (self.starts < self.period[trace]) & (self.starts <= self.ends)
+        inside &= self.ends <= self.period[trace]
+        if not inside.all():
+            at = int(np.argmin(inside))
+            raise DataError(
+                f"intervals: trace {trace[at]} has [{self.starts[at]}, {self.ends[at]}] ns, but must have "
+                f"0 <= start <= end <= period {self.period[trace[at]]} and start < period"
+            )
+        apart = (self.starts[1:] > self.ends[:-1] + 1) | (trace[1:] != trace[:-1])
+        if not apart.all():
+            found = int(trace[int(np.argmin(apart))])
+            raise DataError(
+                f"intervals: those of trace {found} overlap, touch or are out of order; use joined()"
+            )
+        object.__setattr__(self, "_rounds", int(counts.max(initial=0)).bit_length())
+
+    @classmethod
+    def joined(cls, trace: Ids, starts: Ids, ends: Ids, period: Ids) -> Intervals:
+        """Traces from intervals in any order; those that overlap or touch become one.
+
+        Args:
+            trace: i64[M], the trace that each interval belongs to.
+            starts: i64[M] ns.
+            ends: i64[M] ns; what is beyond the period is cut off.
+            period: i64[T] ns.
+
+        """
+        ends = np.minimum(ends, period[trace])
+        kept = starts < period[trace]
+        trace, starts, ends = trace[kept], starts[kept], ends[kept]
+        order = np.lexsort((starts, trace))
+        trace, starts, ends = trace[order], starts[order], ends[order]
+        # The latest end so far within a trace: ends are ranked by (trace, end), so ranks of a later
+        # trace are larger and one running maximum serves all traces.
+        by_end = np.lexsort((ends, trace))
+        rank = np.empty(len(ends), np.int64)
+        rank[by_end] = np.arange(len(ends))
+        latest = ends[by_end][np.maximum.accumulate(rank)] if len(ends) else ends
+        fresh = np.ones(len(starts), bool)
+        fresh[1:] = (trace[1:] != trace[:-1]) | (starts[1:] > latest[:-1] + 1)
+        first = np.flatnonzero(fresh)
+        last = np.append(first[1:], len(starts)) - 1 if len(first) else first
+        offsets = np.zeros(len(period) + 1, np.int64)
+        np.cumsum(np.bincount(trace[first], minlength=len(period)), out=offsets[1:])
+        return cls(frozen(starts[first]), frozen(latest[last]), frozen(offsets), period)
+
+    @property
+    def num_traces(self) -> int:
+        """T."""
+        return len(self.period)
+
+    def shares(self) -> npt.NDArray[np.float64]:
+        """f64[T]: the share of its period in which each trace is online."""
+        total = np.zeros(self.num_traces)
+        trace = np.repeat(np.arange(self.num_traces), np.diff(self.offsets))
+        np.add.at(total, trace, (self.ends - self.starts).astype(np.float64))
+        return np.asarray(total / self.period, np.float64)
+
+    def online(self, rows: Rows, at_ns: Ids | int) -> npt.NDArray[np.bool_]:
+        """bool[K]: whether trace rows[i] is online at the instant (one for all, or i64[K])."""
+        phase, at = self._find(rows, at_ns)
+        return np.asarray((at >= self.offsets[rows]) & (phase <= self._end(at)))
+
+    def online_until(self, rows: Rows, at_ns: Ids | int) -> Ids:
+        """i64[K]: the last instant of being online without a break since `at_ns`, absolute ns.
+
+        A trace that is always online gives FAR; one that is not online at `at_ns` gives an instant
+        before it: `at_ns` - 1.
+        """
+        phase, at = self._find(rows, at_ns)
+        period, low = self.period[rows], self.offsets[rows]
+        there = (at >= low) & (phase <= self._end(at))
+        end = np.minimum(self._end(at), period - 1)
+        first = self._start(np.where(there, low, 0))
+        wraps = there & (end == period - 1) & (first == 0)
+        first_end = np.minimum(self._end(np.where(there, low, 0)), period - 1)
+        end = np.where(wraps, period + first_end, end)
+        until = np.where(there, at_ns + end - phase, np.asarray(at_ns) - 1)
+        return np.where(wraps & (first_end == period - 1), FAR, until)
+
+    def next_online(self, rows: Rows, at_ns: Ids | int) -> Ids:
+        """i64[K]: the first instant >= `at_ns` at which each trace is online, absolute ns; FAR: never."""
+        phase, at = self._find(rows, at_ns)
+        low, high = self.offsets[rows], self.offsets[np.asarray(rows) + 1]
+        there = (at >= low) & (phase <= self._end(at))
+        later = at + 1 < high
+        following = self._start(np.where(later, at + 1, np.where(high > low, low, 0)))
+        wait = np.where(later, following, following + self.period[rows]) - phase
+        return np.where(there, at_ns, np.where(high > low, at_ns + wait, FAR))
+
+    def _start(self, at: Ids) -> Ids:
+        """Starts of intervals; 0 where there are no intervals at all."""
+        return self.starts[at] if len(self.starts) else np.zeros(len(at), np.int64)
+
+    def _end(self, at: Ids) -> Ids:
+        """Ends of intervals; before everything where there are no intervals at all."""
+        return self.ends[at] if len(self.ends) else np.full(len(at), -1, np.int64)
+
+    def _find(self, rows: Rows, at_ns: Ids | int) -> tuple[Ids, Ids]:
+        """The instant within the period, and the last interval that has begun by then (or low - 1).
+
+        Halving, in all rows at once: as many rounds as the longest trace needs.
+        """
+        phase = np.asarray(at_ns % self.period[rows], np.int64)
+        low, high = self.offsets[rows] - 1, self.offsets[np.asarray(rows) + 1]
+        for _ in range(self._rounds):  # what is at `low` has begun, what is at `high` has not
+            middle = (low + high) >> 1
+            begun = self._start(np.maximum(middle, 0)) <= phase
+            begun |= middle == low
+            low, high = np.where(begun, middle, low), np.where(begun, high, middle)
+        return phase, low
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Which trace each client follows, and by how much its clock is shifted.
+
+    Args:
+        intervals: The traces.
+        row: i32[C], the trace of each client.
+        shift: i64[C] ns: a client is at instant t where its trace is at t + shift (its time zone, or a
+            phase drawn by seed).
+
+    """
+
+    intervals: Intervals
+    row: npt.NDArray[np.int32]
+    shift: Ids
+
+    def online(self, clients: Ids, at_ns: Ids | int) -> npt.NDArray[np.bool_]:
+        """bool[K]: whether each client is online at the instant (one for all, or i64[K])."""
+        return self.intervals.online(self.row[clients], at_ns + self.shift[clients])
+
+    def online_until(self, clients: Ids, at_ns: Ids | int) -> Ids:
+        """i64[K]: the last instant of the interval that holds `at_ns`; FAR: for ever."""
+        shift = self.shift[clients]
+        until = self.intervals.online_until(self.row[clients], at_ns + shift)
+        return np.where(until == FAR, FAR, until - shift)
+
+    def next_online(self, clients: Ids, at_ns: Ids | int) -> Ids:
+        """i64[K]: the first instant >= `at_ns` at which each client is online; FAR: never."""
+        shift = self.shift[clients]
+        found = self.intervals.next_online(self.row[clients], at_ns + shift)
+        return np.where(found == FAR, FAR, found - shift)
