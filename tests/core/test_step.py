@@ -393,6 +393,20 @@ def test_many_at_work_may_lose_more():
     assert appetite(server.algorithm, server.state).num_losses == 150
 
 
+def test_how_many_may_be_lost_goes_by_the_most_ever_at_work():
+    # Two tasks of a first round; six of the next, of which all but one then stay away for good.
+    server = Server(sync(cohort=6, min_start=1), 6, times=(0, 0, 10, 10, 10, 10))
+    server.start()
+    assert appetite(server.algorithm, server.state).num_losses == 100
+    server.rows((10, "arrived", 0), (10, "arrived", 1))
+    assert len(server.advanced()[1][1]) == 6
+    assert appetite(server.algorithm, server.state).num_losses == 120
+    server.rows(*[(11, "arrived", ticket) for ticket in range(2, 8)])
+    server.times = (0, None, None, None, None, None)
+    assert len(server.advanced()[1][1]) == 1
+    assert appetite(server.algorithm, server.state).num_losses == 120
+
+
 def test_virtual_time_ends_the_run():
     server = Server(sync(cohort=2), limits=Limits(virtual_ns=10 * SECOND))
     assert server.start() == [("train", {0: 0, 1: 1}), ("wake", 10)]

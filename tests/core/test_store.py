@@ -203,6 +203,18 @@ def test_a_log_of_stale_states_is_rewritten_and_the_old_one_kept_for_older_check
     newer.close()
 
 
+def test_a_log_is_rewritten_whenever_more_than_half_of_it_is_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MIN_COMPACT_BYTES", 100)
+    store, generations = ClientStore(tmp_path), []
+    for i in range(60):
+        store.write(i % 10, b"0123456789")
+        generations.append(store.save()[0]["generation"])
+    # 100 bytes are live. The log is rewritten as soon as it has 210, and begins anew with 100: after 21
+    # writes, then after every 11.
+    assert [i + 1 for i in range(1, 60) if generations[i] != generations[i - 1]] == [21, 32, 43, 54]
+    store.close()
+
+
 def test_a_log_of_live_states_is_not_rewritten(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MIN_COMPACT_BYTES", 100)
     store = ClientStore(tmp_path)
