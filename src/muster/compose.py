@@ -21,6 +21,7 @@ from muster.devices.world import World
 from muster.job import Job, check_population
 from muster.learn.crew import Automatic, Crew, Inline, Pool, Recipe
 from muster.learn.learners import choose_backend, make_learner
+from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment
 from muster.learn.trainer import Folding, Trainer
 from muster.sim.clock_only import ClockOnly
@@ -105,6 +106,8 @@ def compose(
         up_bytes=spec.num_bytes * len(local.up),
         dropout=job.population.dropout,
         seed=job.seed,
+        clock=job.clock,
+        macs=forward_macs(job.model, job.task, data.facts) if job.clock.compute == "flops" else 0.0,
     )
     virtual = None if job.stop.virtual_secs is None else to_ns(job.stop.virtual_secs)
     state = initial_state(algorithm, population, Limits(job.stop.rounds, virtual, job.track.evaluate_every))

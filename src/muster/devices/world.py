@@ -2,7 +2,7 @@
 
     secs = down + compute + up
     down, up = model bits / link bits a second
-    compute  = 3 x examples really trained x ms per example     (a backward pass costs two forward)
+    compute  = what the job's clock makes of the task's work and its device
 
 Everything here is a function of the task alone, so that nothing about time has to be saved: after a
 resume the same tasks are timed again, to the same nanosecond.
@@ -10,18 +10,17 @@ resume the same tasks are timed again, to the same nanosecond.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from muster.core.population import Candidates, Everyone, Population
+from muster.core.population import Candidates, Everyone, Online, Population
 from muster.core.randomness import uniforms
 from muster.core.tables import EVENT, SECOND, Kind, Reason, Table, rows
 from muster.core.work import Work
 
-TRAIN_FACTOR = 3.0
-"""Cost of training on an example, in forward passes."""
+from .clocks import REFERENCE_MACS, Clock
 
 TIMING = np.dtype([("down", "i8"), ("compute", "i8"), ("up", "i8")])
 """Nanoseconds of a task's three legs."""
@@ -37,7 +36,9 @@ class World:
         down_bytes: Bytes of one download of a task.
         up_bytes: Bytes of one upload.
         dropout: Chance that a task is lost.
-        seed: Keys what is drawn: who is lost, and when.
+        seed: Keys what is drawn: who is lost, and when; the clock's jitter.
+        clock: How long training takes.
+        macs: Multiply-adds of one example's forward pass of the model; read by a clock by flops.
 
     """
 
@@ -47,20 +48,28 @@ class World:
     up_bytes: int
     dropout: float
     seed: int
+    clock: Clock = field(default_factory=Clock)
+    macs: float = REFERENCE_MACS
 
     def present(self, now_ns: int) -> Candidates:
-        """Who is there at `now_ns`: in this world, everyone."""
-        return Everyone(self.population.num_clients, now_ns)
+        """Who is there at `now_ns`: everyone, or who is online."""
+        who = self.population
+        if who.availability is None:
+            return Everyone(who.num_clients, now_ns)
+        return Online(who.num_clients, now_ns, who.availability)
 
     def timing(self, tasks: Table) -> Table:
         """TIMING rows for TASK rows: what each task would take if it were not lost."""
-        who = self.population
+        who, clock = self.population, self.clock
         client = tasks["client"]
-        trained = self.work.num_trained(np.asarray(who.num_examples[client], np.int64))
+        examples = np.asarray(who.num_examples[client], np.int64)
+        speed = who.ms_per_example[client].astype(np.float64)
+        compute = clock.compute_secs(self.work, examples, speed, self.macs) * clock.factor(tasks, self.seed)
+        kbit = clock.bits_per_kbit
         legs: dict[str, Any] = {
-            "down": 8 * self.down_bytes / (1000.0 * who.down_kbps[client].astype(np.float64)),
-            "compute": TRAIN_FACTOR * trained * who.ms_per_example[client].astype(np.float64) / 1000.0,
-            "up": 8 * self.up_bytes / (1000.0 * who.up_kbps[client].astype(np.float64)),
+            "down": 8 * self.down_bytes / (kbit * who.down_kbps[client].astype(np.float64)),
+            "compute": compute,
+            "up": 8 * self.up_bytes / (kbit * who.up_kbps[client].astype(np.float64)),
         }
         table = rows(TIMING, len(tasks))
         for name, secs in legs.items():
@@ -76,6 +85,14 @@ class World:
         lost = uniforms(self.seed, "lost", ids, attempts) < self.dropout
         share = uniforms(self.seed, "lost at", ids, attempts)
         after = np.where(lost, np.maximum((total * share).astype(np.int64), 1), total)
+        reason = np.where(lost, Reason.DROPPED, Reason.NONE)
+        if self.population.availability is not None:
+            # Whoever is not online until the end is lost at the first instant of being gone.
+            stays = self.population.availability.online_until(ids, tasks["sent_at"]) - tasks["sent_at"]
+            gone = stays < after
+            after = np.where(gone, np.maximum(stays + 1, 1), after)
+            reason = np.where(gone, Reason.OFFLINE, reason)
+            lost |= gone
         table = rows(
             EVENT,
             len(tasks),
@@ -87,6 +104,6 @@ class World:
                 lost, 0, self.work.num_steps(np.asarray(self.population.num_examples[ids], np.int64))
             ),
             secs=np.where(lost, 0.0, timing["compute"] / SECOND),
-            reason=np.where(lost, Reason.DROPPED, Reason.NONE),
+            reason=reason,
         )
         return table[np.lexsort((table["client"], table["kind"], table["now"]))]

@@ -11,6 +11,7 @@ from muster.core.errors import FieldError
 from muster.core.part import Part
 from muster.core.work import Work
 from muster.data.dataset import DataSet
+from muster.devices.clocks import Clock
 from muster.devices.devices import Devices
 from muster.models.model import Model
 from muster.tasks.task import Task
@@ -113,6 +114,8 @@ class Job(Part):
     """All randomness of the run is drawn from it."""
     track: Track = field(default_factory=Track)
     """How often the model is evaluated and the run's state saved."""
+    clock: Clock = field(default_factory=Clock)
+    """How long a task's training takes on a device."""
 
     def __post_init__(self) -> None:
         self.check_number("seed", at_least=0)

@@ -1,0 +1,115 @@
+"""How long training takes on a device: from the trace's milliseconds per example to a task's seconds.
+
+A trace knows one number of a device: the milliseconds that one example's forward pass of its own
+reference model takes there. What a task of another model takes is said by one of three rules:
+
+    examples   3 x examples really trained x ms
+    flops      the same x the model's multiply-adds / the reference model's
+    fedscale   3 x batch size x steps x ms, as FedScale has it (F. Lai et al., ICML 2022)
+
+3, since a backward pass costs two forward. On top come jitter, and changes of speed at given times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from muster.core.errors import FieldError
+from muster.core.part import Part
+from muster.core.randomness import uniforms
+from muster.core.tables import SECOND, Table
+from muster.core.work import Work
+
+TRAIN_FACTOR = 3.0
+"""Cost of training on an example, in forward passes."""
+
+REFERENCE_MACS = 300e6
+"""Multiply-adds of one example's forward pass of the trace's model, of MobileNet's class (MobileNetV2: 300
+million; M. Sandler et al., CVPR 2018)."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clock(Part):
+    """How a task's computing time follows from its device and its work."""
+
+    compute: Literal["examples", "flops", "fedscale"] = "examples"
+    """`examples`: by examples really trained; `flops`: by the model's cost too; `fedscale`: its formula."""
+    jitter: float = 0.0
+    """Sigma of a lognormal factor of mean 1 on each task's computing time; 0 is none, 0.6 a long tail."""
+    changes: tuple[tuple[float, float, float], ...] = ()
+    """Changes of speed as [at_secs, factor, share]: tasks sent from virtual time `at_secs` on take `factor`
+    times as long, on a `share` of the clients drawn by seed. Later changes come on top of earlier ones."""
+
+    def __post_init__(self) -> None:
+        self.check_choice("compute", ("examples", "flops", "fedscale"))
+        self.check_number("jitter", at_least=0, at_most=3)
+        listed = self.changes
+        if not isinstance(listed, (tuple, list)) or not all(_is_change(change) for change in listed):
+            allowed = (
+                "a list of [at_secs, factor, share] with at_secs at least 0, factor above 0, share 0 to 1"
+            )
+            raise FieldError("clock", "changes", listed, allowed)
+        object.__setattr__(self, "changes", tuple(tuple(change) for change in listed))
+
+    @property
+    def bits_per_kbit(self) -> float:
+        """1,000; but FedScale makes kbit of bytes by 8/1024 and divides them by a trace's kbit a second."""
+        return 1024.0 if self.compute == "fedscale" else 1000.0
+
+    def compute_secs(
+        self, work: Work, num_examples: npt.NDArray[np.int64], ms_per_example: Floats, macs: float
+    ) -> Floats:
+        """Seconds of training, f64[K], without jitter and changes.
+
+        Args:
+            work: What a task trains.
+            num_examples: i64[K], what the client of each task holds.
+            ms_per_example: f64[K], of its device.
+            macs: Multiply-adds of one example's forward pass of the model; read by `flops` only.
+
+        """
+        if self.compute == "fedscale":
+            batch = num_examples if work.batch_size == 0 else work.batch_size
+            return np.asarray(
+                TRAIN_FACTOR * batch * work.num_steps(num_examples) * ms_per_example / 1000.0, np.float64
+            )
+        secs = TRAIN_FACTOR * work.num_trained(num_examples) * ms_per_example / 1000.0
+        if self.compute == "flops":
+            secs = secs * (macs / REFERENCE_MACS)
+        return np.asarray(secs, np.float64)
+
+    def factor(self, tasks: Table, seed: int) -> Floats:
+        """How many times as long as without jitter and changes each of TASK rows takes, f64[K] > 0."""
+        factor = np.ones(len(tasks))
+        client, attempt = tasks["client"], tasks["attempt"].astype(np.int64)
+        if self.jitter:
+            factor *= np.exp(self.jitter * normals(seed, "jitter", client, attempt) - self.jitter**2 / 2)
+        for number, (at_secs, times, share) in enumerate(self.changes):
+            late = tasks["sent_at"] >= round(at_secs * SECOND)
+            meant = uniforms(seed, "change", client, np.full_like(client, number)) < share
+            factor[late & meant] *= times
+        return factor
+
+
+def normals(seed: int, stream: str, a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> Floats:
+    """One standard normal number for each pair (a[i], b[i]), f64[K]: the same pair, the same number.
+
+    Box and Muller, Annals of Mathematical Statistics 29, 1958, from two keyed uniform numbers.
+    """
+    radius = np.sqrt(-2.0 * np.log1p(-uniforms(seed, f"{stream} radius", a, b)))
+    return np.asarray(radius * np.cos(2 * np.pi * uniforms(seed, f"{stream} angle", a, b)), np.float64)
+
+
+def _is_change(change: Any) -> bool:
+    if not isinstance(change, (tuple, list)) or len(change) != 3:
+        return False
+    if any(isinstance(n, bool) or not isinstance(n, (int, float)) for n in change):
+        return False
+    at_secs, factor, share = change
+    return bool(0 <= at_secs < 9e9 and 0 < factor < float("inf") and 0 <= share <= 1)
