@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.core.population import Everyone, Free, Population
+from muster.core.population import Everyone, Free, Online, Population
 from muster.core.randomness import rng
 
 steady = settings(deadline=None, derandomize=True, database=None)
@@ -79,3 +79,53 @@ def test_free_leaves_out_the_busy():
 def test_a_population_counts_its_rows():
     column = np.ones(4, np.float32)
     assert Population(np.ones(4, np.int32), column, column, column).num_clients == 4
+
+
+class OddOnes:
+    """Every client whose number leaves the rest `rest` is online, at all times."""
+
+    def __init__(self, divisor, rest):
+        self.divisor, self.rest, self.asked = divisor, rest, 0
+
+    def online(self, clients, at_ns):
+        self.asked += len(clients)
+        return clients % self.divisor == self.rest
+
+
+@pytest.mark.parametrize(
+    ("num_clients", "divisor", "k"), [(30, 2, 4), (120, 3, 4), (1200, 100, 4), (400, 4, 10)]
+)
+def test_whoever_is_online_is_as_likely_in_every_place(num_clients, divisor, k):
+    """Both ways: few clients (all are looked at), many (drawn until there are enough), and few online."""
+    world = Online(num_clients, 0, OddOnes(divisor, 1))
+    but = ids(1, 0)
+    free = np.array([c for c in range(num_clients) if c % divisor == 1 and c != 1])
+    each = 6_000 // len(free)
+    draws = each * len(free)
+    drawn = np.array([world.sample(k, rng(8, "draw", i), but) for i in range(draws)])
+    assert all(len(set(row)) == k for row in drawn.tolist())
+    for place in range(k):
+        counts = np.bincount(drawn[:, place], minlength=num_clients)
+        assert counts.sum() == counts[free].sum()
+        cells = ((counts[free] - each) ** 2 / each).sum()
+        freedom = len(free) - 1
+        assert abs(cells - freedom) < 4.5 * (2 * freedom) ** 0.5
+
+
+def test_a_sample_of_a_million_looks_at_few():
+    few = OddOnes(5, 2)
+    drawn = Online(1_000_000, 0, few).sample(100, rng(1, "draw"), ids())
+    assert len(set(drawn.tolist())) == 100 and (drawn % 5 == 2).all()
+    assert few.asked < 2_000
+
+
+@steady
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 80), st.data())
+def test_a_sample_of_those_online_is_all_of_them_or_as_many_as_asked(num_clients, divisor, k, data):
+    but = ids(*data.draw(st.lists(st.integers(0, num_clients - 1), unique=True, max_size=40)))
+    world = Online(num_clients, 0, OddOnes(divisor, 0))
+    drawn = world.sample(k, rng(3, "draw"), but)
+    able = set(range(0, num_clients, divisor)) - set(but.tolist())
+    assert len(drawn) == min(k, len(able)) and set(drawn.tolist()) <= able
+    assert len(set(drawn.tolist())) == len(drawn) and drawn.dtype == np.int64
+    assert drawn.tolist() == world.sample(k, rng(3, "draw"), but).tolist()

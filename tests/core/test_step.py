@@ -542,5 +542,5 @@ def test_rows_in_one_table_or_in_many_leave_the_same_tasks(listed, data):
 
 def test_reasons_have_values_that_logs_can_rely_on():
     assert [r.name for r in Reason] == [
-        *("NONE", "DROPPED", "REJOINED", "LEFT", "LATE", "STALE", "ABANDONED", "STOPPED"),
+        *("NONE", "DROPPED", "REJOINED", "LEFT", "LATE", "STALE", "ABANDONED", "STOPPED", "OFFLINE"),
     ]

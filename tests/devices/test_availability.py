@@ -6,12 +6,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.core.errors import DataError
 from muster.core.tables import SECOND
 from muster.devices.availability import FAR, Availability, Intervals
+
+steady = settings(deadline=None, derandomize=True, database=None)
 
 
 def trace(starts, ends, period, unit=SECOND):
@@ -134,6 +136,7 @@ def traces(draw):
     return sets, row, shift, at
 
 
+@steady
 @given(traces())
 def test_against_a_reference_instant_by_instant(case):
     sets, row, shift, at = case
@@ -156,3 +159,32 @@ def test_against_a_reference_instant_by_instant(case):
         last = next((s - 1 for s in range(t, t + horizon) if not there(c, s)), FAR)
         first = next((s for s in range(t, t + horizon) if there(c, s)), FAR)
         assert (until[c], following[c]) == (last, first)
+
+
+@steady
+@given(traces(), st.integers(0, 7), st.data())
+def test_when_so_many_are_online_against_a_reference(case, n, data):
+    sets, row, shift, at = case
+    flat = [(r, a, b) for r, (_, pairs) in enumerate(sets) for a, b in pairs]
+    columns = [np.array([f[i] for f in flat], np.int64) for i in range(3)]
+    intervals = Intervals.joined(*columns, np.array([p for p, _ in sets], np.int64))
+    who = Availability(intervals, np.array(row, np.int32), np.array(shift, np.int64))
+    but = data.draw(st.lists(st.integers(0, len(row) - 1), unique=True))
+    clients = np.array([c for c in range(len(row)) if c not in but], np.int64)
+    found = who.when(n, at[0], np.array(but, np.int64))
+    same = len({sets[r][0] for r in row}) == 1
+    horizon = 12 if same else 32  # within 12 each period of at most 12 has passed
+    counted = (t for t in range(at[0], at[0] + horizon) if who.online(clients, t).sum() >= n)
+    expected = next(counted, None)
+    if expected is not None or same:
+        assert found == expected
+    elif found is not None:
+        assert found >= at[0] + horizon and who.online(clients, found).sum() >= n
+
+
+def test_when_looks_no_further_than_it_says():
+    apart = Intervals(ids(0, 1), ids(0, 1), ids(0, 1, 2), ids(10, 10))
+    both = Availability(apart, np.arange(2, dtype=np.int32), ids(0, 0))
+    assert both.when(1, 2, ids()) == 10 and both.when(1, 2, ids(0)) == 11
+    assert both.when(2, 0, ids()) is None and both.when(0, 5, ids()) == 5
+    assert both.when(3, 0, ids()) is None

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.core.population import Everyone, Population
+from muster.core.population import Everyone, Online, Population
 from muster.core.tables import EVENT, SECOND, TASK, Kind, Reason, rows
 from muster.core.work import Work
+from muster.devices.availability import Availability, Intervals
 from muster.devices.mobile import Mobile
 from muster.devices.world import World
 
@@ -179,3 +180,47 @@ def test_who_reports_at_the_same_instant_comes_in_order_of_client_arrivals_first
 
 def test_everyone_is_there():
     assert world().present(5) == Everyone(2, 5)
+
+
+def coming_and_going(**settings):
+    """`world()`, whose client 0 is online in [0, 5] s and [10, 16.35] s of 20 s, and client 1 always."""
+    starts, ends = np.array([0, 10_000, 0]), np.array([5_000, 16_350, 20_000])
+    period = np.full(2, 20 * SECOND)
+    intervals = Intervals(starts * 1_000_000, ends * 1_000_000, np.array([0, 2, 3]), period)
+    there = Availability(intervals, np.array([0, 1], np.int32), np.zeros(2, np.int64))
+    plain = world(**settings)
+    return replace(plain, population=replace(plain.population, availability=there))
+
+
+def test_a_client_that_goes_before_its_task_ends_is_lost_at_that_instant():
+    at = coming_and_going()
+    # Client 0 takes 1 + 1.35 + 4 = 6.35 s; at 0 s it stays for 5 s, at 10 s it just makes it.
+    early, right, late = (at.outcomes(tasks(0, sent_at=t))[0] for t in (0, 10 * SECOND, 10 * SECOND + 1))
+    assert (early["now"], early["kind"], early["reason"]) == (5 * SECOND + 1, Kind.LOST, Reason.OFFLINE)
+    assert (early["steps"], early["secs"]) == (0, 0)
+    assert (right["now"], right["kind"], right["reason"]) == (16_350_000_000, Kind.ARRIVED, Reason.NONE)
+    assert (late["now"], late["kind"], late["reason"]) == (16_350_000_001, Kind.LOST, Reason.OFFLINE)
+    always = at.outcomes(tasks(1))
+    assert always["kind"].tolist() == [Kind.ARRIVED]
+    # Sent to one that is not there: lost at once, but not in no time.
+    away = at.outcomes(tasks(0, sent_at=7 * SECOND))[0]
+    assert (away["now"], away["kind"]) == (7 * SECOND + 1, Kind.LOST)
+
+
+def test_who_would_drop_out_and_also_goes_is_lost_by_what_comes_first():
+    at = coming_and_going(dropout=1.0)
+    plain = world(dropout=1.0).outcomes(tasks(0))[0]
+    told = at.outcomes(tasks(0))[0]
+    dropped_first = plain["now"] <= 5 * SECOND
+    assert told["reason"] == (Reason.DROPPED if dropped_first else Reason.OFFLINE)
+    assert told["now"] == (plain["now"] if dropped_first else 5 * SECOND + 1)
+
+
+def test_who_is_present_follows_availability():
+    at = coming_and_going()
+    assert isinstance(at.present(0), Online)
+    both = np.array([1, 0])
+    assert at.present(5 * SECOND).among(both).tolist() == [1, 0]
+    assert at.present(7 * SECOND).among(both).tolist() == [1]
+    assert at.present(7 * SECOND).when(2, np.zeros(0, np.int64)) == 10 * SECOND
+    assert at.present(7 * SECOND).sample(2, np.random.default_rng(0), np.zeros(0, np.int64)).tolist() == [1]

@@ -11,6 +11,26 @@ import numpy.typing as npt
 from .tables import Ids
 
 
+class Availability(Protocol):
+    """When clients are online. Stateless: any client, any instant, in any order."""
+
+    def online(self, clients: Ids, at_ns: Ids | int) -> npt.NDArray[np.bool_]:
+        """bool[K]: whether each client is online at the instant (one for all, or i64[K])."""
+        ...
+
+    def online_until(self, clients: Ids, at_ns: Ids | int) -> Ids:
+        """i64[K]: the last instant of being online without a break since `at_ns`."""
+        ...
+
+    def next_online(self, clients: Ids, at_ns: Ids | int) -> Ids:
+        """i64[K]: the first instant >= `at_ns` at which each client is online."""
+        ...
+
+    def when(self, n: int, at_ns: int, but: Ids) -> int | None:
+        """First instant >= `at_ns` at which `n` clients outside `but` are online; None: never."""
+        ...
+
+
 @dataclass(frozen=True)
 class Population:
     """Facts about clients, a column each; a client is a row. Columns may be memory-mapped."""
@@ -19,6 +39,10 @@ class Population:
     ms_per_example: npt.NDArray[np.float32]  # [C], forward pass of one example
     down_kbps: npt.NDArray[np.float32]  # [C]
     up_kbps: npt.NDArray[np.float32]  # [C]
+    availability: Availability | None = None
+    """When clients are online; None: always."""
+    memory_mb: npt.NDArray[np.float32] | None = None
+    """[C], main memory; None: not known."""
 
     @property
     def num_clients(self) -> int:
@@ -67,6 +91,64 @@ class Everyone:
     def when(self, n: int, but: Ids) -> int | None:
         """Now, if there are enough clients at all."""
         return self.now_ns if n <= self.num_clients - len(but) else None
+
+
+@dataclass(frozen=True)
+class Online:
+    """Candidates of a world in which clients come and go."""
+
+    num_clients: int
+    now_ns: int
+    availability: Availability
+
+    def sample(self, k: int, rng: np.random.Generator, but: Ids) -> Ids:
+        """Uniform without replacement: draws from everybody, of which it keeps whom it may.
+
+        The first k that are kept of a row of independent draws are a uniform sample in random order. When so
+        few are online that this takes more draws than there are clients, it looks at everybody once;
+        that is as uniform, since when it happens does not depend on who was drawn.
+        """
+        barred = np.unique(but)
+        found, seen = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        num_drawn, batch = 0, 4 * k + 28
+        while k > 0 and num_drawn + batch <= self.num_clients:
+            drawn = rng.integers(0, self.num_clients, batch)
+            drawn = _first(drawn[~_within(drawn, seen)])
+            seen = np.sort(np.concatenate([seen, drawn]))
+            able = self.among(drawn[~_within(drawn, barred)])
+            found = np.concatenate([found, able])
+            if len(found) >= k:
+                return found[:k]
+            num_drawn += batch
+            missing = k - len(found)
+            batch = max(batch, 2 * missing * num_drawn // max(len(found), 1))
+        able = self._everybody(barred)
+        return rng.choice(able, min(k, len(able)), replace=False)
+
+    def _everybody(self, barred: Ids) -> Ids:
+        ids = self.among(np.arange(self.num_clients))
+        return ids[~_within(ids, barred)]
+
+    def among(self, ids: Ids) -> Ids:
+        """Those that are online, in the order given."""
+        return ids[self.availability.online(ids, self.now_ns)]
+
+    def when(self, n: int, but: Ids) -> int | None:
+        """The first instant at which so many are online; exact."""
+        return self.availability.when(n, self.now_ns, but)
+
+
+def _within(ids: Ids, ordered: Ids) -> npt.NDArray[np.bool_]:
+    """bool[K]: which of `ids` are in `ordered` (ascending)."""
+    if len(ordered) == 0:
+        return np.zeros(len(ids), bool)
+    at = np.minimum(np.searchsorted(ordered, ids), len(ordered) - 1)
+    return np.asarray(ordered[at] == ids)
+
+
+def _first(ids: Ids) -> Ids:
+    """Each id once, where it came first."""
+    return ids[np.sort(np.unique(ids, return_index=True)[1])]
 
 
 @dataclass(frozen=True)

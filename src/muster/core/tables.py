@@ -49,7 +49,7 @@ class Reason(IntEnum):
 
     NONE = 0
     DROPPED = 1
-    """The client failed or went offline before it reported."""
+    """The client failed before it reported."""
     REJOINED = 2
     """The client joined anew while the server still waited for its old task."""
     LEFT = 3
@@ -62,6 +62,8 @@ class Reason(IntEnum):
     """The round it belonged to failed."""
     STOPPED = 7
     """The run ended."""
+    OFFLINE = 8
+    """The client went offline before it reported."""
 
 
 class Refusal(IntEnum):

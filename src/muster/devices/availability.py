@@ -22,6 +22,9 @@ Rows: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 FAR = 2**62
 """An instant that no run reaches (146 years): the end of what lasts for ever, and "never"."""
 
+SCAN_PERIODS = 32
+"""How far ahead, in periods, clients with traces of unequal periods are looked for."""
+
 
 @dataclass(frozen=True)
 class Intervals:
@@ -205,3 +208,50 @@ class Availability:
         shift = self.shift[clients]
         found = self.intervals.next_online(self.row[clients], at_ns + shift)
         return np.where(found == FAR, FAR, found - shift)
+
+    def when(self, n: int, at_ns: int, but: Ids) -> int | None:
+        """First instant >= `at_ns` (ns) at which `n` clients outside `but` are online; None: never.
+
+        Exact for what happens within SCAN_PERIODS of the longest period, which covers all that can
+        happen when all periods are equal; what first happens later is taken for never.
+        """
+        kept = np.ones(len(self.row), bool)
+        kept[but] = False
+        clients = np.flatnonzero(kept)
+        if n <= 0:
+            return at_ns
+        coming = self.next_online(clients, at_ns)
+        clients, coming = clients[coming < FAR], coming[coming < FAR]
+        if len(clients) < n:
+            return None
+        # Before the n-th first coming, fewer than n have been online at all.
+        begin = int(np.partition(coming, n - 1)[n - 1])
+        periods = self.intervals.period[np.unique(self.row[clients])]
+        longest = int(periods.max())
+        end = begin + (1 if (periods == longest).all() else SCAN_PERIODS) * longest
+        width = max(longest // 96, 1)
+        while begin <= end:
+            found = self._within(clients, n, begin, begin + width)
+            if found is not None:
+                return found
+            begin += width
+            width = min(2 * width, max(longest // 6, 1))
+        return None
+
+    def _within(self, clients: Ids, n: int, begin: int, end: int) -> int | None:
+        """The first instant in [begin, end) at which `n` of the clients are online, or None."""
+        starts, ends = [], []
+        at = np.full(len(clients), begin, np.int64)
+        while len(clients):
+            at = self.next_online(clients, at)
+            clients, at = clients[at < end], at[at < end]
+            until = self.online_until(clients, at)
+            starts.append(at)
+            ends.append(until)
+            clients, at = clients[until < end - 1], until[until < end - 1] + 1
+        comings, goings = np.sort(np.concatenate(starts)), np.sort(np.concatenate(ends))
+        # Online at the i-th coming: it, all before, and all that come at once, less those gone before.
+        together = np.searchsorted(comings, comings, side="right")
+        count = together - np.searchsorted(goings, comings, side="left")
+        enough = count >= n
+        return int(comings[int(np.argmax(enough))]) if enough.any() else None
