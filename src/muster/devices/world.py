@@ -2,7 +2,7 @@
 
     secs = down + compute + up
     down, up = model bits / link bits a second
-    compute  = 3 x examples really trained x ms per example     (a backward pass costs two forward)
+    compute  = what the job's clock makes of the task's work and its device
 
 Everything here is a function of the task alone, so that nothing about time has to be saved: after a
 resume the same tasks are timed again, to the same nanosecond.
@@ -10,7 +10,7 @@ resume the same tasks are timed again, to the same nanosecond.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,7 @@ from muster.core.randomness import uniforms
 from muster.core.tables import EVENT, SECOND, Kind, Reason, Table, rows
 from muster.core.work import Work
 
-TRAIN_FACTOR = 3.0
-"""Cost of training on an example, in forward passes."""
+from .clocks import REFERENCE_MACS, Clock
 
 TIMING = np.dtype([("down", "i8"), ("compute", "i8"), ("up", "i8")])
 """Nanoseconds of a task's three legs."""
@@ -37,7 +36,9 @@ class World:
         down_bytes: Bytes of one download of a task.
         up_bytes: Bytes of one upload.
         dropout: Chance that a task is lost.
-        seed: Keys what is drawn: who is lost, and when.
+        seed: Keys what is drawn: who is lost, and when; the clock's jitter.
+        clock: How long training takes.
+        macs: Multiply-adds of one example's forward pass of the model; read by a clock by flops.
 
     """
 
@@ -47,6 +48,8 @@ class World:
     up_bytes: int
     dropout: float
     seed: int
+    clock: Clock = field(default_factory=Clock)
+    macs: float = REFERENCE_MACS
 
     def present(self, now_ns: int) -> Candidates:
         """Who is there at `now_ns`: everyone, or who is online."""
@@ -57,13 +60,16 @@ class World:
 
     def timing(self, tasks: Table) -> Table:
         """TIMING rows for TASK rows: what each task would take if it were not lost."""
-        who = self.population
+        who, clock = self.population, self.clock
         client = tasks["client"]
-        trained = self.work.num_trained(np.asarray(who.num_examples[client], np.int64))
+        examples = np.asarray(who.num_examples[client], np.int64)
+        speed = who.ms_per_example[client].astype(np.float64)
+        compute = clock.compute_secs(self.work, examples, speed, self.macs) * clock.factor(tasks, self.seed)
+        kbit = clock.bits_per_kbit
         legs: dict[str, Any] = {
-            "down": 8 * self.down_bytes / (1000.0 * who.down_kbps[client].astype(np.float64)),
-            "compute": TRAIN_FACTOR * trained * who.ms_per_example[client].astype(np.float64) / 1000.0,
-            "up": 8 * self.up_bytes / (1000.0 * who.up_kbps[client].astype(np.float64)),
+            "down": 8 * self.down_bytes / (kbit * who.down_kbps[client].astype(np.float64)),
+            "compute": compute,
+            "up": 8 * self.up_bytes / (kbit * who.up_kbps[client].astype(np.float64)),
         }
         table = rows(TIMING, len(tasks))
         for name, secs in legs.items():
