@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -327,3 +327,27 @@ def test_reasons_are_counted_apart():
     assert [replace(r, wall_secs=0).num_discarded for r in records] == [0, 0, 1 + 1]
     assert [r.num_late for r in records] == [0, 0, 0]
     assert Reason.STALE != Reason.LATE
+
+
+@dataclass(frozen=True)
+class ThrowsAway(Sync):
+    """Waits for a cohort as FedAvg does, and then takes none of it."""
+
+    def plan(self, state, view):
+        state, plan = super().plan(state, view)
+        if not plan.advance:
+            return state, plan
+        everything = np.concatenate([plan.accept, plan.discard])
+        return state, replace(plan, accept=everything[:0], discard=everything, reason=Reason.STALE)
+
+
+def test_a_pace_may_advance_with_nothing_accepted():
+    plane = ToyPlane()
+    algorithm = fedavg().but(pace=ThrowsAway(cohort=2))
+    records = list(simulation(algorithm, ToyWorld(3, secs([1, 2, 3])), plane, Limits(rounds=2)))
+    assert [(r.version, r.num_accepted, r.num_discarded, r.loss) for r in records] == [
+        (0, 0, 0, None),
+        (1, 0, 2, None),
+        (2, 0, 2, None),
+    ]
+    assert plane.asked == [([], [], set()), ([], [], set())]

@@ -146,8 +146,6 @@ def _resolve(ref: str) -> Any:
         return resolve(ref)
     except UserError as error:
         raise JobError(str(error)) from error
-    except ImportError as error:
-        raise JobError(f"{ref!r} cannot be imported: {error}") from error
 
 
 def _unknown(name: str, kind: str, listed: Mapping[str, Any]) -> str:

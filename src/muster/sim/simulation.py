@@ -272,8 +272,9 @@ class Simulation:
             self._ledger.num_lost += len(lost)
 
     def _advance(self) -> Table:
-        tasks = np.concatenate([tasks for tasks, _ in self._accepted])
-        staleness = np.concatenate([late for _, late in self._accepted])
+        # A pace may advance with nothing accepted: the version is made, the model stays.
+        tasks = np.concatenate([rows(TASK, 0), *(tasks for tasks, _ in self._accepted)])
+        staleness = np.concatenate([np.zeros(0, np.int64), *(late for _, late in self._accepted)])
         self._accepted.clear()
         return self.plane.advance(tasks, staleness, {int(v) for v in self._out["version"]})
 
