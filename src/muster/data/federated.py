@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -15,6 +16,10 @@ from muster.core.examples import Examples, Facts
 
 FORMAT = 1
 """Version of the layout of a prepared folder. Another number is prepared anew."""
+
+
+RESIDENT_BYTES = 4 << 20
+"""Bytes of training examples that a process keeps mapped in, more or less."""
 
 
 class FederatedData:
@@ -45,6 +50,7 @@ class FederatedData:
         self._offsets = arrays["offsets"]
         self.num_examples: npt.NDArray[np.int32] = np.diff(self._offsets).astype(np.int32)
         self.num_examples.flags.writeable = False
+        self._handed_out = 0
 
     @property
     def num_clients(self) -> int:
@@ -54,12 +60,21 @@ class FederatedData:
     def client(self, i: int) -> Examples:
         """The training examples of client `i`, as read-only views: nothing is read until it is used.
 
+        Pages that earlier clients' examples were read into are given back now and then, so that a
+        process is not charged for the whole data set; views that are still in use read them again.
+
         Raises:
             IndexError: `i` is not in 0..num_clients-1.
         """
         if not 0 <= i < self.num_clients:
             raise IndexError(f"client {i} does not exist; there are {self.num_clients}")
-        return self._train.slice(int(self._offsets[i]), int(self._offsets[i + 1]))
+        examples = self._train.slice(int(self._offsets[i]), int(self._offsets[i + 1]))
+        self._handed_out += examples.x.nbytes + examples.y.nbytes
+        if self._handed_out > RESIDENT_BYTES:
+            self._handed_out = examples.x.nbytes + examples.y.nbytes
+            for array in (self._train.x, self._train.y):
+                _give_back(array)
+        return examples
 
     @classmethod
     def open(cls, path: Path, verify: bool = False) -> FederatedData:
@@ -76,6 +91,15 @@ class FederatedData:
         arrays = {name: _mapped(path / f"{name}.npy", sha, verify) for name, sha in stored["arrays"].items()}
         facts = Facts(**{**stored["facts"], "input_shape": tuple(stored["facts"]["input_shape"])})
         return cls(path, facts, tuple(stored["client_names"]), arrays)
+
+
+def _give_back(array: npt.NDArray[Any]) -> None:
+    """Has the operating system forget that this process has read a mapped array; its content stays."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _stored(path: Path) -> dict[str, Any]:
