@@ -11,7 +11,7 @@ from muster.core.errors import FieldError
 from muster.core.population import Population
 from muster.core.tables import SECOND, TASK, rows
 from muster.core.work import Work
-from muster.devices.clocks import Clock, normals
+from muster.devices.clocks import Clock, lognormal_secs, normals
 from muster.devices.world import World
 
 # FedScale's cost model and its kbit are 8/1024 of a byte; these sizes are whole bytes in it.
@@ -56,6 +56,32 @@ def test_the_clock_of_fedscale(ms, kbps, kbit, batch, steps, compute, link, exam
     (row,) = at.timing(tasks(1))
     assert row["compute"] / SECOND == pytest.approx(compute, rel=1e-9)
     assert (row["down"] + row["up"]) / SECOND == pytest.approx(link, rel=1e-9)
+
+
+def test_the_lognormal_variant_of_fedscale():
+    # Its numbers for np.random.seed(1): two draws of lognormal(1, 0.6), of 1 and of 2 x 2 examples.
+    z = np.random.RandomState(1).standard_normal(2)
+    told = lognormal_secs(z, np.array([1, 4]))
+    assert told == pytest.approx([0.03601894790301564, 0.037663009234622354], rel=1e-12)
+    assert lognormal_secs(np.array([-50.0]), np.array([1])) == pytest.approx([5e-7])
+
+
+def test_a_clock_by_chance_does_not_look_at_the_device():
+    count = 50_000
+    at = world(
+        Clock("fedscale_lognormal"),
+        Work(steps=2, batch_size=10),
+        np.linspace(1, 200, count),
+        [45] * count,
+        128,
+        [1.0] * count,
+    )
+    timing = at.timing(tasks(count))
+    assert (timing["down"] == SECOND).all()  # 128 bytes are its kbit
+    logs = np.log(timing["compute"] / SECOND / (0.005 * 20))
+    assert logs.mean() == pytest.approx(1, abs=4 * 0.6 / np.sqrt(count))
+    assert logs.std() == pytest.approx(0.6, rel=0.02)
+    assert abs(np.corrcoef(logs, np.arange(count))[0, 1]) < 4 / np.sqrt(count)
 
 
 def test_fedscale_goes_by_steps_of_whole_batches():

@@ -135,6 +135,9 @@ ROWS = {
     153: (2209.6159823294856, (RESNET, 4, 36.72, 603.5311444000703), (ALBERT, 1, 9.18, 317.5997503580491)),
     39: (18437.311985652217, (RESNET, 4, 9.36, 72.33006978120109), None),
     22: (22915.494847737755, (RESNET, 4, 5.28, 58.195211203639005), None),
+    29: (6924.407283130328, (ALBERT, 1, 1.74, 101.34780576594682), None),
+    138: (14506.494272424507, (ALBERT, 1, 8.28, 48.37650442595259), None),
+    176: (32545.573620752577, (ALBERT, 1, 10.56, 21.56279353231361), None),
 }
 
 
@@ -144,7 +147,7 @@ def test_published_rows_of_fedscales_clock_through_a_file(tmp_path):
         "\n".join(["client_id,computation_ms_per_sample,communication_kbps", *lines])
     )
     import_traces([tmp_path / "d.csv"], tmp_path / "out")
-    population = Imported(str(tmp_path / "out"), "by_row").draw(np.full(3, 500, np.int32), 0)
+    population = Imported(str(tmp_path / "out"), "by_row").draw(np.full(6, 500, np.int32), 0)
     tried = 0
     for client, ms in enumerate(population.ms_per_example.tolist()):
         for case in ROWS[ms][1:]:
@@ -156,4 +159,4 @@ def test_published_rows_of_fedscales_clock_through_a_file(tmp_path):
             assert row["compute"] / SECOND == pytest.approx(compute, rel=1e-9)
             assert (row["down"] + row["up"]) / SECOND == pytest.approx(link, rel=1e-9)
             tried += 1
-    assert tried == 4
+    assert tried == 7

@@ -1,11 +1,12 @@
 """How long training takes on a device: from the trace's milliseconds per example to a task's seconds.
 
 A trace knows one number of a device: the milliseconds that one example's forward pass of its own
-reference model takes there. What a task of another model takes is said by one of three rules:
+reference model takes there. What a task of another model takes is said by one of these rules:
 
-    examples   3 x examples really trained x ms
-    flops      the same x the model's multiply-adds / the reference model's
-    fedscale   3 x batch size x steps x ms, as FedScale has it (F. Lai et al., ICML 2022)
+    examples             3 x examples really trained x ms
+    flops                the same x the model's multiply-adds / the reference model's
+    fedscale             3 x batch size x steps x ms, as FedScale has it (F. Lai et al., ICML 2022)
+    fedscale_lognormal   5 ms x batch size x steps x a lognormal draw, its variant without a trace
 
 3, since a backward pass costs two forward. On top come jitter, and changes of speed at given times.
 """
@@ -38,8 +39,9 @@ Floats = npt.NDArray[np.float64]
 class Clock(Part):
     """How a task's computing time follows from its device and its work."""
 
-    compute: Literal["examples", "flops", "fedscale"] = "examples"
-    """`examples`: by examples really trained; `flops`: by the model's cost too; `fedscale`: its formula."""
+    compute: Literal["examples", "flops", "fedscale", "fedscale_lognormal"] = "examples"
+    """`examples`: by examples really trained; `flops`: by the model's cost too; `fedscale`: by its formula;
+    `fedscale_lognormal`: by chance."""
     jitter: float = 0.0
     """Sigma of a lognormal factor of mean 1 on each task's computing time; 0 is none, 0.6 a long tail."""
     changes: tuple[tuple[float, float, float], ...] = ()
@@ -47,7 +49,7 @@ class Clock(Part):
     times as long, on a `share` of the clients drawn by seed. Later changes come on top of earlier ones."""
 
     def __post_init__(self) -> None:
-        self.check_choice("compute", ("examples", "flops", "fedscale"))
+        self.check_choice("compute", ("examples", "flops", "fedscale", "fedscale_lognormal"))
         self.check_number("jitter", at_least=0, at_most=3)
         listed = self.changes
         if not isinstance(listed, (tuple, list)) or not all(_is_change(change) for change in listed):
@@ -60,31 +62,42 @@ class Clock(Part):
     @property
     def bits_per_kbit(self) -> float:
         """1,000; but FedScale makes kbit of bytes by 8/1024 and divides them by a trace's kbit a second."""
-        return 1024.0 if self.compute == "fedscale" else 1000.0
+        return 1024.0 if self.compute.startswith("fedscale") else 1000.0
 
-    def compute_secs(
-        self, work: Work, num_examples: npt.NDArray[np.int64], ms_per_example: Floats, macs: float
+    def secs(
+        self,
+        tasks: Table,
+        seed: int,
+        work: Work,
+        num_examples: npt.NDArray[np.int64],
+        ms_per_example: Floats,
+        macs: float,
     ) -> Floats:
-        """Seconds of training, f64[K], without jitter and changes.
+        """Seconds of training of TASK rows, f64[K].
 
         Args:
+            tasks: The tasks.
+            seed: Keys what is drawn.
             work: What a task trains.
             num_examples: i64[K], what the client of each task holds.
             ms_per_example: f64[K], of its device.
             macs: Multiply-adds of one example's forward pass of the model; read by `flops` only.
 
         """
-        if self.compute == "fedscale":
-            batch = num_examples if work.batch_size == 0 else work.batch_size
-            return np.asarray(
-                TRAIN_FACTOR * batch * work.num_steps(num_examples) * ms_per_example / 1000.0, np.float64
-            )
+        factor = self._factor(tasks, seed)
+        if self.compute.startswith("fedscale"):
+            batch = num_examples if work.batch_size == 0 else np.int64(work.batch_size)
+            count = np.asarray(batch * work.num_steps(num_examples), np.int64)
+            if self.compute == "fedscale":
+                return np.asarray(TRAIN_FACTOR * count * ms_per_example / 1000.0 * factor, np.float64)
+            attempt = tasks["attempt"].astype(np.int64)
+            return lognormal_secs(normals(seed, "compute", tasks["client"], attempt), count) * factor
         secs = TRAIN_FACTOR * work.num_trained(num_examples) * ms_per_example / 1000.0
         if self.compute == "flops":
             secs = secs * (macs / REFERENCE_MACS)
-        return np.asarray(secs, np.float64)
+        return np.asarray(secs * factor, np.float64)
 
-    def factor(self, tasks: Table, seed: int) -> Floats:
+    def _factor(self, tasks: Table, seed: int) -> Floats:
         """How many times as long as without jitter and changes each of TASK rows takes, f64[K] > 0."""
         factor = np.ones(len(tasks))
         client, attempt = tasks["client"], tasks["attempt"].astype(np.int64)
@@ -95,6 +108,11 @@ class Clock(Part):
             meant = uniforms(seed, "change", client, np.full_like(client, number)) < share
             factor[late & meant] *= times
         return factor
+
+
+def lognormal_secs(normal: Floats, num_examples: npt.NDArray[np.int64]) -> Floats:
+    """FedScale's variant: 5 ms an example (batch size x steps of them) x exp(1 + 0.6 z), at least 1e-4."""
+    return np.asarray(np.maximum(1e-4, np.exp(1.0 + 0.6 * normal)) * 0.005 * num_examples, np.float64)
 
 
 def normals(seed: int, stream: str, a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> Floats:

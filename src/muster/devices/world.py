@@ -64,11 +64,10 @@ class World:
         client = tasks["client"]
         examples = np.asarray(who.num_examples[client], np.int64)
         speed = who.ms_per_example[client].astype(np.float64)
-        compute = clock.compute_secs(self.work, examples, speed, self.macs) * clock.factor(tasks, self.seed)
         kbit = clock.bits_per_kbit
         legs: dict[str, Any] = {
             "down": 8 * self.down_bytes / (kbit * who.down_kbps[client].astype(np.float64)),
-            "compute": compute,
+            "compute": clock.secs(tasks, self.seed, self.work, examples, speed, self.macs),
             "up": 8 * self.up_bytes / (kbit * who.up_kbps[client].astype(np.float64)),
         }
         table = rows(TIMING, len(tasks))
