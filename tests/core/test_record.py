@@ -34,6 +34,7 @@ SECS = st.floats(0, 1e9)
         down_bytes=COUNT,
         device_secs_used=SECS,
         device_secs_wasted=SECS,
+        wasted_by_reason=st.dictionaries(st.sampled_from(["late", "offline"]), SECS),
         clients=st.lists(COUNT).map(tuple),
         complete=st.booleans(),
         surrogate=st.booleans(),
@@ -53,4 +54,4 @@ def test_what_a_later_version_adds_is_left_out_and_what_it_lacks_has_its_default
 def test_the_keys_are_the_fields():
     keys = list(Record(0, 0.0, 0.0).to_json())
     assert keys[:5] == ["version", "now_secs", "wall_secs", "loss", "metrics"]
-    assert len(keys) == 18
+    assert len(keys) == 19

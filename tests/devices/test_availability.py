@@ -188,3 +188,15 @@ def test_when_looks_no_further_than_it_says():
     assert both.when(1, 2, ids()) == 10 and both.when(1, 2, ids(0)) == 11
     assert both.when(2, 0, ids()) is None and both.when(0, 5, ids()) == 5
     assert both.when(3, 0, ids()) is None
+
+
+def test_periods_too_long_for_one_axis_are_searched_to_the_nanosecond():
+    # Four traces of 2^61 ns are longer together than 63 bits hold: starts 2 ns apart share a unit.
+    period, late = 2**61, 2**61 - 100
+    starts = np.tile(np.array([5, 7, 9, late, late + 2]), 4)
+    intervals = Intervals(starts, starts, np.arange(5) * 5, np.full(4, period))
+    rows = np.repeat(np.arange(4), 12)
+    at = np.tile(np.array([0, 4, 5, 6, 7, 8, 9, 10, late - 1, late, late + 1, late + 2]), 4)
+    assert intervals.online(rows, at).tolist() == [int(t) in (5, 7, 9, late, late + 2) for t in at]
+    following = np.tile(np.array([5, 5, 5, 7, 7, 9, 9, late, late, late, late + 2, late + 2]), 4)
+    assert intervals.next_online(rows, at).tolist() == following.tolist()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from muster.core.algorithm import Select
 from muster.core.state import Limits, save_state
 from muster.core.tables import SECOND, Accept, Discard, Events, Kind, Stop, Train
+from worlds.online import online_world
 from worlds.rig import NAMES, Rig, Watched, small
 from worlds.world import ToyWorld, at_times, comings_and_goings, keyed
 
@@ -23,8 +24,9 @@ worlds = pytest.mark.parametrize(
         comings_and_goings(),
         comings_and_goings(seed=1, duration=keyed(1, 20, 200)),  # most tasks outlast their client's stay
         ToyWorld(dies_at=95 * SECOND),
+        online_world(),
     ],
-    ids=["always there", "lossy", "comings and goings", "slow and going", "all die"],
+    ids=["always there", "lossy", "comings and goings", "slow and going", "all die", "traces"],
 )
 
 

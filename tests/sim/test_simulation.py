@@ -43,7 +43,7 @@ class Legs:
 def test_what_a_task_has_cost_so_far(spent, down, up, used):
     task = rows(TASK, 1, sent_at=100 * SECOND)
     ledger = Ledger()
-    ledger.charge(Legs(), task, 100 * SECOND + int(spent * SECOND), counted=False)
+    ledger.charge(Legs(), task, 100 * SECOND + int(spent * SECOND), Reason.LATE)
     costs = ledger.columns()
     assert (costs["down_bytes"], costs["up_bytes"], costs["device_secs_wasted"]) == (down, up, used)
     assert costs["device_secs_used"] == 0
@@ -51,7 +51,7 @@ def test_what_a_task_has_cost_so_far(spent, down, up, used):
 
 def test_costs_add_up_and_each_task_has_its_own_end():
     tasks, ledger = rows(TASK, 3, sent_at=[0, SECOND, 2 * SECOND]), Ledger()
-    ledger.charge(Legs(), tasks, np.array([16, 3, 17]) * SECOND, counted=True)
+    ledger.charge(Legs(), tasks, np.array([16, 3, 17]) * SECOND, None)
     costs = ledger.columns()
     # Spent: 16, 2 and 15 s; loaded all, half, all; sent all, nothing, half.
     assert (costs["device_secs_used"], costs["device_secs_wasted"]) == (33, 0)
@@ -64,10 +64,10 @@ def test_a_link_so_fast_that_it_takes_no_time_still_carries_the_bytes():
             return rows(TIMING, len(tasks), down=0, compute=10 * SECOND, up=0)
 
     ledger = Ledger()
-    ledger.charge(Instant(), rows(TASK, 1), 10 * SECOND, counted=True)
+    ledger.charge(Instant(), rows(TASK, 1), 10 * SECOND, None)
     assert (ledger.down_bytes, ledger.up_bytes) == (1_000, 500)
     ledger = Ledger()
-    ledger.charge(Instant(), rows(TASK, 1), 5 * SECOND, counted=False)
+    ledger.charge(Instant(), rows(TASK, 1), 5 * SECOND, Reason.LATE)
     assert (ledger.down_bytes, ledger.up_bytes) == (1_000, 0)
 
 
@@ -93,6 +93,7 @@ def test_the_synchronous_round_of_the_published_example():
     assert (record.num_sent, record.num_accepted, record.num_late, record.num_lost) == (5, 3, 2, 0)
     # 10 + 15 + 20 s count; the stragglers 1 and 4 worked for 20 s each and had sent nothing.
     assert (record.device_secs_used, record.device_secs_wasted) == (45.0, 40.0)
+    assert record.wasted_by_reason == {"late": 40.0}
     assert (record.down_bytes, record.up_bytes) == (5 * 400, 3 * 400)
     # Clients 2, 3, 5 have 3, 4, 6 examples and losses 2, 3, 5.
     assert record.loss == pytest.approx((3 * 2 + 4 * 3 + 6 * 5) / 13)
@@ -108,6 +109,7 @@ def test_if_client_5_goes_away_the_round_takes_longer():
     assert (record.num_lost, record.num_late) == (1, 1)
     # 14 s of client 5 and 30 s of client 4 (the first half of its upload begins at 30 s) are wasted.
     assert (record.device_secs_used, record.device_secs_wasted) == (60.0, 44.0)
+    assert record.wasted_by_reason == {"dropped": 14.0, "late": 30.0}
     # Client 5's upload lasts from 11.25 s on (3.75 + 7.5; whole: 3.75 s): 2.75 s of it were sent.
     assert record.up_bytes == 3 * 400 + round(400 * 2.75 / 3.75)
 
@@ -326,7 +328,9 @@ def test_reasons_are_counted_apart():
     records = list(simulation(algorithm, world, limits=Limits(rounds=2)))
     assert [replace(r, wall_secs=0).num_discarded for r in records] == [0, 0, 1 + 1]
     assert [r.num_late for r in records] == [0, 0, 0]
-    assert Reason.STALE != Reason.LATE
+    # 25 s of client 1's first task; its second was 15 s old when the run ended with client 0's fourth.
+    assert [set(r.wasted_by_reason) for r in records] == [set(), set(), {"stale", "stopped"}]
+    assert records[2].wasted_by_reason == {"stale": 25.0, "stopped": 15.0}
 
 
 @dataclass(frozen=True)

@@ -58,16 +58,17 @@ class Buffered(Pace):
 
     def plan(self, state: State, view: View) -> tuple[State, Plan]:
         """Accepts what is fresh, discards what is stale, and refills up to the concurrency."""
-        late = view.version - view.arrived["version"]
+        arrived = view.arrived
+        late = view.version - arrived["version"]
         stale = np.zeros(len(late), bool) if self.max_staleness is None else late > self.max_staleness
         buffered = int(state["buffered"]) + int(np.count_nonzero(~stale))
         full = buffered >= self.size
         plan = Plan(
-            accept=view.arrived["ticket"][~stale],
-            discard=view.arrived["ticket"][stale],
+            accept=arrived["ticket"][~stale],
+            discard=arrived["ticket"][stale],
             reason=Reason.STALE,
             advance=full,
-            send=0 if full else self.concurrency - len(view.out),
+            send=0 if full else self.concurrency - (len(view.tasks) - len(arrived)),
             top_up=True,
         )
         return {"buffered": 0 if full else buffered}, plan

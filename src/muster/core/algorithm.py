@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from .part import Part
 from .population import Free, Population
-from .tables import Appetite, Ids, Reason, Table
+from .tables import Appetite, Ids, Reason, Table, taken
 
 State: TypeAlias = Mapping[str, Any]
 """A part's state: names to numbers, strings or arrays; saved as JSON and safetensors."""
@@ -88,12 +88,12 @@ class View:
     @property
     def arrived(self) -> Table:
         """Tasks that reported and wait for a decision."""
-        return np.asarray(self.tasks[self.tasks["arrived"]])
+        return taken(self.tasks, self.tasks["arrived"])
 
     @property
     def out(self) -> Table:
         """Tasks that have not reported."""
-        return np.asarray(self.tasks[~self.tasks["arrived"]])
+        return taken(self.tasks, ~self.tasks["arrived"])
 
 
 class Pace(Part):

@@ -108,26 +108,22 @@ class Online:
         few are online that this takes more draws than there are clients, it looks at everybody once;
         that is as uniform, since when it happens does not depend on who was drawn.
         """
-        barred = np.unique(but)
-        found, seen = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        found = np.zeros(0, np.int64)
         num_drawn, batch = 0, 4 * k + 28
         while k > 0 and num_drawn + batch <= self.num_clients:
-            drawn = rng.integers(0, self.num_clients, batch)
-            drawn = _first(drawn[~_within(drawn, seen)])
-            seen = np.sort(np.concatenate([seen, drawn]))
-            able = self.among(drawn[~_within(drawn, barred)])
-            found = np.concatenate([found, able])
+            able = self.among(rng.integers(0, self.num_clients, batch))
+            able = able[~_within(able, but)]
+            found = able if len(found) == 0 else np.concatenate([found, able])
+            if k > 1:
+                found = _first(found)
             if len(found) >= k:
                 return found[:k]
             num_drawn += batch
             missing = k - len(found)
             batch = max(batch, 2 * missing * num_drawn // max(len(found), 1))
-        able = self._everybody(barred)
+        able = self.among(np.arange(self.num_clients))
+        able = able[~_within(able, but)]
         return rng.choice(able, min(k, len(able)), replace=False)
-
-    def _everybody(self, barred: Ids) -> Ids:
-        ids = self.among(np.arange(self.num_clients))
-        return ids[~_within(ids, barred)]
 
     def among(self, ids: Ids) -> Ids:
         """Those that are online, in the order given."""
@@ -138,12 +134,15 @@ class Online:
         return self.availability.when(n, self.now_ns, but)
 
 
-def _within(ids: Ids, ordered: Ids) -> npt.NDArray[np.bool_]:
-    """bool[K]: which of `ids` are in `ordered` (ascending)."""
-    if len(ordered) == 0:
-        return np.zeros(len(ids), bool)
-    at = np.minimum(np.searchsorted(ordered, ids), len(ordered) - 1)
-    return np.asarray(ordered[at] == ids)
+SMALL = 65_536
+"""Pairs that are compared one with the other rather than sorted."""
+
+
+def _within(ids: Ids, others: Ids) -> npt.NDArray[np.bool_]:
+    """bool[K]: which of `ids` are in `others`."""
+    if len(ids) * len(others) <= SMALL:
+        return np.asarray((ids[:, None] == others).any(axis=1))
+    return np.isin(ids, others)
 
 
 def _first(ids: Ids) -> Ids:

@@ -30,6 +30,7 @@ def rng(seed: int, stream: str, *numbers: int) -> np.random.Generator:
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LAST_WORD = 0xFFFFFFFF
+_LONG = 2**64 - 1
 _LOW = np.uint64(_LAST_WORD)
 _WORD = np.uint64(32)
 
@@ -41,10 +42,25 @@ def uniforms(
 
     Philox4x32-10 over whole columns: keyed as `rng` is, without a generator a row.
     """
+    if len(a) == 1:  # an asynchronous run asks for one at a time, and has many columns of one to make
+        high, low = _philox_of([int(n) & _LONG for n in (a[0], b[0])], key(seed, stream))
+        return np.array([((high << 32 | low) >> 11) * 2.0**-53])
     first, second = np.asarray(a, np.int64).view(np.uint64), np.asarray(b, np.int64).view(np.uint64)
     words = _philox([first & _LOW, first >> _WORD, second & _LOW, second >> _WORD], key(seed, stream))
     bits = ((words[0] << _WORD) | words[1]) >> np.uint64(11)
     return np.asarray(bits * 2.0**-53, np.float64)
+
+
+def _philox_of(pair: list[int], key: int) -> tuple[int, int]:
+    """`_philox` for one pair, in Python's integers; the first two words."""
+    c0, c1, c2, c3 = pair[0] & _LAST_WORD, pair[0] >> 32, pair[1] & _LAST_WORD, pair[1] >> 32
+    k0, k1 = key & _LAST_WORD, (key >> 32) & _LAST_WORD
+    by0, by1 = (int(m) for m in _MULTIPLIERS)
+    for _ in range(10):
+        low, high = c0 * by0, c2 * by1
+        c0, c1, c2, c3 = (high >> 32) ^ c1 ^ k0, high & _LAST_WORD, (low >> 32) ^ c3 ^ k1, low & _LAST_WORD
+        k0, k1 = (k0 + _WEYL[0]) & _LAST_WORD, (k1 + _WEYL[1]) & _LAST_WORD
+    return c0, c1
 
 
 def _philox(c: list[npt.NDArray[np.uint64]], key: int) -> list[npt.NDArray[np.uint64]]:

@@ -39,6 +39,8 @@ class Record:
     """Seconds that clients spent on tasks that counted."""
     device_secs_wasted: float = 0.0
     """Seconds that clients spent on tasks that did not."""
+    wasted_by_reason: Mapping[str, float] = field(default_factory=dict)
+    """The same by why they did not: `dropped`, `offline`, `late`, `stale`, `abandoned`, `stopped`."""
     clients: tuple[int, ...] = ()
     """Whose updates were folded, in the order in which they were accepted."""
     complete: bool = True

@@ -29,7 +29,9 @@ class Tally:
     def of(self, clients: Ids) -> npt.NDArray[np.int32]:
         """The counts of `clients` (i64[K], distinct)."""
         late = np.zeros(len(clients), np.int32)
-        if len(self.recent):
+        if len(clients) * len(self.recent) <= self.MERGE_AT:
+            late += np.count_nonzero(clients[:, None] == self.recent, axis=1)
+        elif len(self.recent):
             order = np.argsort(clients, kind="stable")
             place = np.searchsorted(clients, self.recent, sorter=order)
             place = order[np.minimum(place, max(len(clients) - 1, 0))] if len(clients) else place[:0]
@@ -97,6 +99,12 @@ class ServerState:
     num_stalled: int = 0
     """Calls in a row at one instant that brought no news of any task."""
     stopped: bool = False
+
+    def but(self, **changes: Any) -> ServerState:
+        """The same with some fields replaced: `dataclasses.replace`, which is slow for this many fields."""
+        made = object.__new__(ServerState)
+        made.__dict__.update(self.__dict__, **changes)
+        return made
 
 
 def initial_state(algorithm: Algorithm, population: Population, limits: Limits) -> ServerState:

@@ -27,6 +27,7 @@ from .tables import (
     Discard,
     Evaluate,
     Events,
+    Ids,
     Kind,
     Reason,
     Stop,
@@ -34,7 +35,9 @@ from .tables import (
     Train,
     WakeAt,
     frozen,
+    joined,
     rows,
+    taken,
     to_secs,
 )
 
@@ -77,12 +80,12 @@ def step(
     now = int(events.table["now"][-1])
     assert now >= state.now_ns, "time runs forward"
     if kind == Kind.WOKE and int(events.table["ticket"][0]) != state.timer:
-        return replace(state, now_ns=now), []
+        return state.but(now_ns=now), []
     state, num_lost, given_up = _book(state, events.table)
     if given_up:
         return end(state, "stalled", given_up)
     if kind == Kind.ADVANCED:
-        state = replace(state, select=algorithm.select.observe(state.select, now, events.reports))
+        state = state.but(select=algorithm.select.observe(state.select, now, events.reports))
         ended, commands = _after_version(state)
         if ended is not None:
             return ended, commands
@@ -94,7 +97,7 @@ def step(
 
     due = woke and state.deadline_ns is not None and now >= state.deadline_ns
     pace, plan = algorithm.pace.plan(state.pace, View(now, state.version, state.tasks, num_lost, due))
-    state = replace(state, pace=pace)
+    state = state.but(pace=pace)
     if woke:
         state = _clear_timers(state)
     state, decided = _decide(state, plan)
@@ -119,7 +122,7 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     Returns the state, how many tasks were lost, and a reason to give up ("" for none).
     """
     now, kinds = int(table["now"][-1]), table["kind"]
-    tasks = state.tasks.copy()
+    tasks = state.tasks
     at = np.searchsorted(tasks["ticket"], table["ticket"])
     at = np.minimum(at, max(len(tasks) - 1, 0))
     of_task = (kinds == Kind.ARRIVED) | (kinds == Kind.LOST)
@@ -129,23 +132,25 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     if live.any() and away.any():
         live &= ~_after(away, table["client"], tasks["client"][at])
     # The first row of a ticket wins; a batch may hold its duplicate.
-    live_rows = np.flatnonzero(live)
-    first = np.unique(table["ticket"][live_rows], return_index=True)[1]
-    live[np.delete(live_rows, first)] = False
+    if len(live) > 1:
+        live_rows = np.flatnonzero(live)
+        first = np.unique(table["ticket"][live_rows], return_index=True)[1]
+        live[np.delete(live_rows, first)] = False
     arrived = live & (kinds == Kind.ARRIVED)
     lost = live & (kinds == Kind.LOST)
 
     limit = _most_lost(state)
     run, given_up = _losses_in_a_row(state.num_lost, arrived, lost)
-    tasks["arrived"][at[arrived]] = True
+    if arrived.any():
+        tasks = taken(tasks, np.ones(len(tasks), bool))
+        tasks["arrived"][at[arrived]] = True
     gone = np.zeros(len(tasks), bool)
     gone[at[lost]] = True
     if away.any():  # who leaves, or joins anew, no longer works on what it was sent
         gone |= np.isin(tasks["client"], table["client"][away]) & ~tasks["arrived"]
     same = now == state.now_ns and not live.any() and not gone.any()
-    state = replace(
-        state,
-        tasks=frozen(tasks[~gone]),
+    state = state.but(
+        tasks=frozen(taken(tasks, ~gone) if gone.any() else tasks),
         now_ns=now,
         num_lost=run,
         num_stalled=state.num_stalled + 1 if same else 0,
@@ -173,6 +178,8 @@ def _most_lost(state: ServerState) -> int:
 
 def _losses_in_a_row(before: int, arrived: Table, lost: Table) -> tuple[int, int]:
     """The run of losses after the last row, and the longest run met on the way."""
+    if arrived[0] and not lost.any():
+        return 0, 0
     total = np.cumsum(lost)
     base = np.maximum.accumulate(np.where(arrived, total, -before))
     runs = total - base
@@ -200,14 +207,17 @@ def _decide(state: ServerState, plan: Plan) -> tuple[ServerState, list[Command]]
     if len(plan.discard):
         commands.append(Discard(frozen(plan.discard), plan.reason))
     if len(plan.accept) or len(plan.discard):
-        done = np.isin(state.tasks["ticket"], np.concatenate([plan.accept, plan.discard]))
-        state = replace(state, tasks=frozen(state.tasks[~done]), num_stalled=0)
+        kept = np.ones(len(state.tasks), bool)
+        for tickets in (plan.accept, plan.discard):
+            if len(tickets):
+                kept[np.searchsorted(state.tasks["ticket"], tickets)] = False
+        state = state.but(tasks=frozen(taken(state.tasks, kept)), num_stalled=0)
     if plan.advance:
-        state = replace(state, version=state.version + 1, num_failed=0, deadline_ns=None)
+        state = state.but(version=state.version + 1, num_failed=0, deadline_ns=None)
         commands.append(Advance(state.version))
     if plan.failed:
         wait = min(SECOND << state.num_failed, MAX_BACKOFF_NS)
-        state = replace(state, num_failed=state.num_failed + 1, hold_ns=state.now_ns + wait, deadline_ns=None)
+        state = state.but(num_failed=state.num_failed + 1, hold_ns=state.now_ns + wait, deadline_ns=None)
     return state, commands
 
 
@@ -215,10 +225,10 @@ def _send(
     algorithm: Algorithm, seed: int, state: ServerState, plan: Plan, present: Candidates
 ) -> tuple[ServerState, list[Command], str]:
     """Draws clients and sends them work, or says when to try again, or why it never will."""
-    free = Free(present, state.tasks["client"][~state.tasks["arrived"]])
+    free = Free(present, _busy(state.tasks))
     draw = rng(seed, "select", state.num_draws)
     drawn = np.asarray(algorithm.select.draw(state.select, plan.send, free, draw), np.int64)
-    state = replace(state, num_draws=state.num_draws + 1)
+    state = state.but(num_draws=state.num_draws + 1)
     short = len(drawn) < plan.send
     clients = drawn if len(drawn) >= plan.min_start else drawn[:0]
     commands: list[Command] = []
@@ -232,12 +242,11 @@ def _send(
             sent_at=state.now_ns,
             attempt=state.tally.of(clients),
         )
-        both = np.concatenate([state.tasks, tasks])
+        both = joined(state.tasks, tasks)
         deadline = state.deadline_ns
         if plan.wake_after_ns is not None:
             deadline = state.now_ns + plan.wake_after_ns
-        state = replace(
-            state,
+        state = state.but(
             tasks=frozen(both),
             tally=state.tally.add(clients),
             next_ticket=state.next_ticket + len(clients),
@@ -246,15 +255,19 @@ def _send(
         )
         commands.append(Train(frozen(tasks)))
     if len(clients) == 0 or (short and plan.top_up):
-        busy = state.tasks["client"][~state.tasks["arrived"]]
-        when = Free(present, busy).when(plan.min_start)
+        when = Free(present, _busy(state.tasks)).when(plan.min_start)
         if when is not None and when > state.now_ns:
-            state = replace(state, retry_ns=when)
+            state = state.but(retry_ns=when)
         elif len(state.tasks) == 0:
             found = "never has as many" if when is None else f"let {len(drawn)} be chosen"
             why = f"no work can go out: it needs {plan.min_start} clients, but the population {found}"
             return state, commands, why
     return state, commands, ""
+
+
+def _busy(tasks: Table) -> Ids:
+    """The clients that are at work."""
+    return np.asarray(tasks["client"][~tasks["arrived"]], np.int64)
 
 
 def _clear_timers(state: ServerState) -> ServerState:
@@ -263,8 +276,7 @@ def _clear_timers(state: ServerState) -> ServerState:
     def ahead(time: int | None) -> int | None:
         return time if time is not None and time > state.now_ns else None
 
-    return replace(
-        state,
+    return state.but(
         wake_ns=None,
         deadline_ns=ahead(state.deadline_ns),
         retry_ns=ahead(state.retry_ns),
@@ -278,7 +290,7 @@ def _set_timer(state: ServerState, commands: list[Command]) -> tuple[ServerState
     wake = min((t for t in times if t is not None), default=None)
     if wake == state.wake_ns:
         return state, commands
-    state = replace(state, wake_ns=wake, timer=state.timer + 1)
+    state = state.but(wake_ns=wake, timer=state.timer + 1)
     return state, commands if wake is None else [*commands, WakeAt(wake, state.timer)]
 
 
@@ -290,4 +302,4 @@ def end(state: ServerState, status: str, why: str) -> tuple[ServerState, list[Co
     out = frozen(np.array(state.tasks["ticket"], np.int64))
     commands: list[Command] = [Discard(out, Reason.STOPPED)] if len(out) else []
     commands += [Evaluate(state.version), Stop(status, why)]
-    return replace(state, stopped=True, tasks=frozen(state.tasks[:0].copy())), commands
+    return state.but(stopped=True, tasks=frozen(state.tasks[:0].copy())), commands

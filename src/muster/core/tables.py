@@ -124,6 +124,17 @@ def rows(dtype: np.dtype[Any], count: int, **columns: Any) -> Table:
     return table
 
 
+def taken(table: Table, which: npt.NDArray[Any]) -> Table:
+    """The rows that a mask or indices name: `table[which]`, by whole rows, which is several times faster."""
+    return np.asarray(table.view(np.dtype((np.void, table.itemsize)))[which].view(table.dtype))
+
+
+def joined(first: Table, second: Table) -> Table:
+    """The rows of two tables of one kind: `np.concatenate`, by whole rows."""
+    whole = np.dtype((np.void, first.itemsize))
+    return np.concatenate([first.view(whole), second.view(whole)]).view(first.dtype)
+
+
 def frozen(table: Table) -> Table:
     """The same array, made read-only: what leaves `step` can be shared, never written to."""
     table.flags.writeable = False

@@ -49,8 +49,11 @@ class Intervals:
     ends: Ids
     offsets: Ids
     period: Ids
-    _rounds: int = field(init=False, repr=False, compare=False)
-    """Halvings that search the longest trace."""
+    _keys: Ids = field(init=False, repr=False, compare=False)
+    """Starts on one long axis, trace after trace, in units of 2^_shift ns so that they fit 63 bits."""
+    _begins: Ids = field(init=False, repr=False, compare=False)
+    """Where each trace begins on that axis."""
+    _shift: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         counts = np.diff(self.offsets)
@@ -78,7 +81,15 @@ class Intervals:
             raise DataError(
                 f"intervals: those of trace {found} overlap, touch or are out of order; use joined()"
             )
-        object.__setattr__(self, "_rounds", int(counts.max(initial=0)).bit_length())
+        shift = max(int(np.sum(self.period, dtype=np.float64)).bit_length() - 61, 0)
+        begins = np.zeros(len(self.period) + 1, np.int64)
+        np.cumsum((self.period >> shift) + 1, out=begins[1:])
+        for name, value in {
+            "_shift": shift,
+            "_begins": frozen(begins[:-1]),
+            "_keys": frozen(begins[trace] + (self.starts >> shift)),
+        }.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def joined(cls, trace: Ids, starts: Ids, ends: Ids, period: Ids) -> Intervals:
@@ -163,18 +174,15 @@ class Intervals:
         return self.ends[at] if len(self.ends) else np.full(len(at), -1, np.int64)
 
     def _find(self, rows: Rows, at_ns: Ids | int) -> tuple[Ids, Ids]:
-        """The instant within the period, and the last interval that has begun by then (or low - 1).
-
-        Halving, in all rows at once: as many rounds as the longest trace needs.
-        """
+        """The instant within the period, and the last interval that has begun by then (or low - 1)."""
         phase = np.asarray(at_ns % self.period[rows], np.int64)
-        low, high = self.offsets[rows] - 1, self.offsets[np.asarray(rows) + 1]
-        for _ in range(self._rounds):  # what is at `low` has begun, what is at `high` has not
-            middle = (low + high) >> 1
-            begun = self._start(np.maximum(middle, 0)) <= phase
-            begun |= middle == low
-            low, high = np.where(begun, middle, low), np.where(begun, high, middle)
-        return phase, low
+        at = np.searchsorted(self._keys, self._begins[rows] + (phase >> self._shift), side="right") - 1
+        while self._shift:  # of starts that share a unit, some may be still to come
+            early = (at >= self.offsets[rows]) & (self._start(at) > phase)
+            if not early.any():
+                break
+            at = at - early
+        return phase, at
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,11 @@ class World:
         total = timing["down"] + timing["compute"] + timing["up"]
         ids, attempts = tasks["client"], tasks["attempt"].astype(np.int64)
         lost = uniforms(self.seed, "lost", ids, attempts) < self.dropout
-        share = uniforms(self.seed, "lost at", ids, attempts)
-        after = np.where(lost, np.maximum((total * share).astype(np.int64), 1), total)
+        after = total
+        if lost.any():
+            share = uniforms(self.seed, "lost at", ids[lost], attempts[lost])
+            after = total.copy()
+            after[lost] = np.maximum((total[lost] * share).astype(np.int64), 1)
         reason = np.where(lost, Reason.DROPPED, Reason.NONE)
         if self.population.availability is not None:
             # Whoever is not online until the end is lost at the first instant of being gone.

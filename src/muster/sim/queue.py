@@ -83,10 +83,12 @@ class Queue:
             losses = 1
         while self._heap and self._heap[0][0] < timer and not full:
             _, serial, run = self._heap[0]
-            others = min((entry[0] for entry in self._heap[1:3]), default=NEVER)
-            piece = run.before(min(timer, others))
-            if len(piece) == 0:  # a tie with another run's first row: the heap's order decides
-                piece = run.rows[run.at : run.at + 1]
+            piece = run.rows[run.at : run.at + 1]
+            if run.at + 1 < len(run.rows) and wanted > 1:
+                others = min((entry[0] for entry in self._heap[1:3]), default=NEVER)
+                more = run.before(min(timer, others))
+                if len(more):  # none: a tie with another run's first row; the heap's order decides
+                    piece = more
             piece, full = self._cut(piece, wanted, losses)
             wanted -= int(np.count_nonzero(piece["kind"] == Kind.ARRIVED))
             if losses is not None:
@@ -108,6 +110,15 @@ class Queue:
     @staticmethod
     def _cut(piece: Table, wanted: int, losses: int | None) -> tuple[Table, bool]:
         """The piece up to the last row that may be delivered, and whether that was the last."""
+        if len(piece) == 1:
+            of = (
+                wanted
+                if piece["kind"][0] == Kind.ARRIVED
+                else losses
+                if piece["kind"][0] == Kind.LOST
+                else None
+            )
+            return piece, of == 1
         ends = np.cumsum(piece["kind"] == Kind.ARRIVED) >= wanted
         if losses is not None:
             ends |= np.cumsum(piece["kind"] == Kind.LOST) >= losses

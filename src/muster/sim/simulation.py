@@ -35,6 +35,7 @@ from muster.core.tables import (
     Train,
     WakeAt,
     rows,
+    taken,
     to_secs,
 )
 
@@ -106,27 +107,44 @@ class Ledger:
     up_bytes: int = 0
     down_bytes: int = 0
     device_ns_used: int = 0
-    device_ns_wasted: int = 0
+    device_ns_wasted: dict[int, int] = field(default_factory=dict)
+    """By Reason."""
 
-    def charge(self, world: World, tasks: Table, until: int | Ids, counted: bool) -> None:
-        """Adds what TASK rows have used of links and devices up to `until` (ns)."""
+    def charge(self, world: World, tasks: Table, until: int | Ids | None, reason: int | Ids | None) -> None:
+        """Adds what TASK rows have used of links and devices.
+
+        Args:
+            world: Says how long they take.
+            tasks: TASK rows.
+            until: Up to which instant (ns), one for all or one each; None: to the end of each.
+            reason: Why they do not count (Reason), one for all or one each; None: they count.
+
+        """
         timing = world.timing(tasks)
-        spent = np.asarray(until) - tasks["sent_at"]
         down, compute, up = (timing[name].astype(np.float64) for name in ("down", "compute", "up"))
         total = timing["down"] + timing["compute"] + timing["up"]
+        spent = total if until is None else np.asarray(until) - tasks["sent_at"]
         self.down_bytes += _share(spent, down, world.down_bytes)
         self.up_bytes += _share(spent - down - compute, up, world.up_bytes)
-        device_ns = sum(np.minimum(spent, total).tolist())
-        if counted:
-            self.device_ns_used += device_ns
-        else:
-            self.device_ns_wasted += device_ns
+        device_ns = np.minimum(spent, total)
+        if reason is None:
+            self.device_ns_used += sum(device_ns.tolist())
+            return
+        of = np.broadcast_to(np.asarray(reason), len(tasks))
+        for why in np.unique(of).tolist():
+            if wasted := sum(device_ns[of == why].tolist()):
+                self.device_ns_wasted[why] = self.device_ns_wasted.get(why, 0) + wasted
 
     def columns(self) -> dict[str, Any]:
         """The fields of a Record that are costs."""
         costs = dict(vars(self))
         used, wasted = costs.pop("device_ns_used"), costs.pop("device_ns_wasted")
-        return {**costs, "device_secs_used": to_secs(used), "device_secs_wasted": to_secs(wasted)}
+        return {
+            **costs,
+            "device_secs_used": to_secs(used),
+            "device_secs_wasted": to_secs(sum(wasted.values())),
+            "wasted_by_reason": {Reason(why).name.lower(): to_secs(wasted[why]) for why in sorted(wasted)},
+        }
 
 
 def _share(spent: Table, leg: Table, num_bytes: int) -> int:
@@ -164,6 +182,7 @@ class Simulation:
     ended: Stop | None = field(default=None, init=False)
     _queue: Queue = field(default_factory=Queue, init=False)
     _out: Table = field(default_factory=lambda: rows(TASK, 0), init=False)
+    """The server's tasks before its last step: what that accepts or discards was among them."""
     _accepted: list[tuple[Table, Ids]] = field(default_factory=list, init=False)
     _ledger: Ledger = field(default_factory=Ledger, init=False)
     _metrics: dict[str, float] = field(default_factory=dict, init=False)
@@ -175,9 +194,9 @@ class Simulation:
         if self._fresh:
             return
         # A resumed run: tasks that are out are timed again, to the same nanosecond.
-        self._out = self.state.tasks.copy()
-        self._ledger.num_sent = int(np.count_nonzero(self._out["version"] == self.state.version))
-        self._queue.push(self.world.outcomes(self._out[~self._out["arrived"]]))
+        out = self.state.tasks
+        self._ledger.num_sent = int(np.count_nonzero(out["version"] == self.state.version))
+        self._queue.push(self.world.outcomes(taken(out, ~out["arrived"])))
         if self.state.wake_ns is not None:
             self._queue.wake_at(self.state.wake_ns, self.state.timer)
 
@@ -215,12 +234,14 @@ class Simulation:
                     self._carry_out([c for c in commands if not isinstance(c, of_version)])
                     self._end_outside(record, time_is_up)
                 yield record
+        self._charge_accepted()
         if self._ledger != Ledger() or self._metrics:
             yield replace(self._record(None), version=self.state.version + 1, complete=False)
 
     def _step(self, events: Events) -> list[Command]:
         self.log(events)
         present = self.world.present(int(events.table["now"][-1]))
+        self._out = self.state.tasks
         self.state, commands = step(self.algorithm, self.seed, self.state, events, present)
         return commands
 
@@ -229,12 +250,9 @@ class Simulation:
             match command:
                 case Train(tasks):
                     self._ledger.num_sent += len(tasks)
-                    self._out = np.concatenate([self._out, tasks])
                     self._queue.push(self.world.outcomes(tasks))
                 case Accept(tickets, staleness):
-                    tasks, arrived_at = self._take(tickets)
-                    self._ledger.charge(self.world, tasks, arrived_at, counted=True)
-                    self._accepted.append((tasks, staleness))
+                    self._accepted.append((self._find(tickets), staleness))
                 case Discard(tickets, reason):
                     self._discard(tickets, reason)
                 case WakeAt(time_ns, number):
@@ -246,18 +264,14 @@ class Simulation:
                 case Advance():
                     pass  # the caller folds what has been accepted, then says `Advanced`
 
-    def _take(self, tickets: Ids) -> tuple[Table, Ids]:
-        """Takes tasks out of those that are out; also the instants at which they are complete."""
-        at = np.searchsorted(self._out["ticket"], tickets)
-        tasks = self._out[at]
-        self._out = np.delete(self._out, at)
-        timing = self.world.timing(tasks)
-        return tasks, tasks["sent_at"] + timing["down"] + timing["compute"] + timing["up"]
+    def _find(self, tickets: Ids) -> Table:
+        """The tasks of tickets that were out before the last step."""
+        return taken(self._out, np.searchsorted(self._out["ticket"], tickets))
 
     def _discard(self, tickets: Ids, reason: Reason) -> None:
-        tasks, _ = self._take(tickets)
+        tasks = self._find(tickets)
         self._queue.drop(tickets)
-        self._ledger.charge(self.world, tasks, self.state.now_ns, counted=False)
+        self._ledger.charge(self.world, tasks, self.state.now_ns, reason)
         if reason == Reason.LATE:
             self._ledger.num_late += len(tasks)
         else:
@@ -267,16 +281,23 @@ class Simulation:
         """Charges the tasks that these events lose."""
         lost = events.table[events.table["kind"] == Kind.LOST]
         if len(lost):
-            tasks, _ = self._take(lost["ticket"])
-            self._ledger.charge(self.world, tasks, lost["now"], counted=False)
+            tasks = taken(self.state.tasks, np.searchsorted(self.state.tasks["ticket"], lost["ticket"]))
+            self._ledger.charge(self.world, tasks, lost["now"], lost["reason"])
             self._ledger.num_lost += len(lost)
 
     def _advance(self) -> Table:
         # A pace may advance with nothing accepted: the version is made, the model stays.
         tasks = np.concatenate([rows(TASK, 0), *(tasks for tasks, _ in self._accepted)])
         staleness = np.concatenate([np.zeros(0, np.int64), *(late for _, late in self._accepted)])
-        self._accepted.clear()
-        return self.plane.advance(tasks, staleness, {int(v) for v in self._out["version"]})
+        self._charge_accepted()
+        return self.plane.advance(tasks, staleness, set(self.state.tasks["version"].tolist()))
+
+    def _charge_accepted(self) -> None:
+        """Charges what has been accepted since the last version: all at once, each up to its own end."""
+        if self._accepted:
+            tasks = np.concatenate([tasks for tasks, _ in self._accepted])
+            self._ledger.charge(self.world, tasks, None, None)
+            self._accepted.clear()
 
     def _evaluate(self, version: int) -> None:
         if version != self._evaluated:
@@ -289,6 +310,7 @@ class Simulation:
 
     def _end_outside(self, record: Record, time_is_up: bool) -> None:
         """Ends the run for a reason that only this shell can see."""
+        self._out = self.state.tasks
         if self.outside.reached(record.metrics):
             value = record.metrics[self.outside.metric]
             why = f"{self.outside.metric} {value:.4f} reached the target {self.outside.target:g}"

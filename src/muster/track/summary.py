@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Iterable, Mapping
 
 from muster.core.record import Record
@@ -45,6 +45,8 @@ class Summary:
     why: str = ""
     """The status as a sentence."""
     time_to_target_wall_secs: float | None = None
+    wasted_by_reason: Mapping[str, float] = field(default_factory=dict)
+    """Device seconds of tasks that did not count, by why: `dropped`, `offline`, `late`, `stale` and so on."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; numbers that JSON does not know (NaN, infinity) become null."""
@@ -112,6 +114,7 @@ class Tally:
         self.up_bytes = 0
         self.down_bytes = 0
         self.device_secs = {"used": 0.0, "wasted": 0.0}
+        self.wasted_by_reason: dict[str, float] = {}
         self.reached: tuple[float, float] | None = None
         """Virtual and wall seconds at which the target was first met."""
 
@@ -125,6 +128,8 @@ class Tally:
         self.down_bytes += record.down_bytes
         self.device_secs["used"] += record.device_secs_used
         self.device_secs["wasted"] += record.device_secs_wasted
+        for reason, secs in record.wasted_by_reason.items():
+            self.wasted_by_reason[reason] = self.wasted_by_reason.get(reason, 0.0) + secs
         if not record.metrics:
             return
         self.metrics = dict(record.metrics)
@@ -173,6 +178,7 @@ class Tally:
             seed=seed,
             why=why,
             time_to_target_wall_secs=reached[1],
+            wasted_by_reason=dict(self.wasted_by_reason),
         )
 
 
