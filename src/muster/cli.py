@@ -230,10 +230,34 @@ def data(context: typer.Context, json: AsJson = False) -> int:
     return _list(context.obj, "data")
 
 
-@app.command()
+devices_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.add_typer(devices_app, name="devices")
+
+
+@devices_app.callback(invoke_without_command=True)
 def devices(context: typer.Context, json: AsJson = False) -> int:
-    """List the device populations."""
-    return _list(context.obj, "devices")
+    """List the device populations; show or import one."""
+    return DONE if context.invoked_subcommand else _list(context.obj, "devices")
+
+
+@devices_app.command("import")
+def import_(
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Traces.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.", show_default=False)],
+    kind: Annotated[
+        str, typer.Option(metavar="KIND", help="auto, fedscale, flash, mahimahi, csv or parquet.")
+    ] = "auto",
+    json: AsJson = False,
+) -> int:
+    """Make traces of others a folder that the population `imported` draws from."""
+    from muster.devices.importers import import_traces
+
+    facts = import_traces(files, out, kind)
+    rows = ", ".join(f"{table} {num:,}" for table, num in facts["rows"].items())
+    said = f"{out}: rows of {rows}; use it with population: {{name: imported, path: {out}}}"
+    context.obj.give({"status": "ok", "path": str(out), **facts}, said)
+    return DONE
 
 
 def _list(answer: _Answer, room: str) -> int:
