@@ -210,6 +210,56 @@ def test_lists(command: str, kind: str, name: str, capsys: pytest.CaptureFixture
     assert name in capsys.readouterr().out
 
 
+def test_devices_show_prints_quantiles_and_who_is_online(capsys: pytest.CaptureFixture[str]) -> None:
+    equal = ("devices", "show", "always_on", "ms_per_example=7", "up_kbps=50", "--clients", "3")
+    assert call(*equal, "--json") == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["num_clients"] == 3 and body["shares"][4] == 0.5
+    assert body["quantiles"] == {"compute_ms": [7] * 9, "down_kbps": [100_000] * 9, "up_kbps": [50] * 9}
+    assert body["online_by_hour"] == [1] * 24
+    assert call(*equal) == 0
+    out = capsys.readouterr().out
+    assert "compute_ms         7.0" in out and "3 clients" in out and "100.0%" in out
+
+
+def test_devices_show_draws_by_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for seed in ("1", "1", "2"):
+        assert call("devices", "show", "mobile", "availability=diurnal", "--seed", seed, "--json") == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1] != said[2]
+    assert all(0.1 < share < 0.25 for share in said[0]["online_by_hour"])
+    assert len(set(said[0]["online_by_hour"])) > 1
+    assert said[0]["quantiles"]["memory_mb"][4] == 4096
+
+
+def test_devices_show_draws_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    assert call("devices", "show", "mobile", "--clients", "1", "--png", "one.png") == 0
+    assert (folder / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.endswith("one.png\n")
+    assert call("devices", "show", "mobile", "--clients", "1", "--png", "no/one.png") == 2
+    assert "no/one.png cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (("nobody",), "'nobody' is not a known population"),
+        (("mobile", "links=odd"), "links is 'odd', but must be one of symmetric, asymmetric"),
+        (("mobile", "odd"), "'odd' is not of the form key=value"),
+        (("mobile", "--clients", "0"), "--clients"),
+        (("silo", "quotas=[2]"), "population.quotas is (2.0,), but must be a list of numbers above 0"),
+    ],
+)
+def test_devices_show_refuses_in_a_sentence(
+    args: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("devices", "show", *args) == 2
+    err = capsys.readouterr().err
+    assert text in err and err.count("\n") == 1
+
+
 def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("schema") == 0
     assert json.loads(capsys.readouterr().out)["additionalProperties"] is False

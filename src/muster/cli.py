@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from muster.core.errors import UserError
+from muster.core.errors import MusterError, UserError
 
 DONE, OURS, USERS, INTERRUPTED = 0, 1, 2, 130
 
@@ -56,10 +56,12 @@ def _code_of(args: list[str], answer: _Answer) -> int:
         return _told(answer, str(error), "refused", USERS)
     except (KeyboardInterrupt, typer.Abort):
         return _told(answer, "interrupted", "interrupted", INTERRUPTED)
+    except MusterError as error:  # a client's training failed, maybe in the user's own code
+        place = getattr(error, "written_to", None)
+        return _told(answer, f"{error}" + (f" (traceback in {place})" if place else ""), "failed", OURS)
     except Exception as error:
-        if hasattr(
-            error, "format_message"
-        ):  # the command line itself is wrong; typer may bring its own click
+        # The command line itself is wrong; typer may bring its own click.
+        if hasattr(error, "format_message"):
             return _told(answer, f"{error.format_message()} (see muster --help)", "refused", USERS)
         return _ours(answer, error)
 
@@ -258,6 +260,50 @@ def import_(
     said = f"{out}: rows of {rows}; use it with population: {{name: imported, path: {out}}}"
     context.obj.give({"status": "ok", "path": str(out), **facts}, said)
     return DONE
+
+
+@devices_app.command()
+def show(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A population, e.g. mobile.")],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Its settings: links=asymmetric", show_default=False),
+    ] = None,
+    clients: Annotated[int, typer.Option(metavar="N", min=1, max=10_000_000, help="How many.")] = 10_000,
+    seed: Annotated[int, typer.Option(metavar="N", help="What they are drawn by.")] = 0,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the curves.")] = None,
+    json: AsJson = False,
+) -> int:
+    """Draw a population and print its quantiles and how many are online when."""
+    import numpy as np
+
+    from muster.devices.show import description, picture
+    from muster.job import load_job
+
+    settings = [pair if "=" not in pair else f"population.{pair}" for pair in pairs or ()]
+    devices = load_job({"population": {"name": name}}, settings).population
+    drawn = devices.draw(np.full(clients, 1, np.int32), seed)
+    body = {"status": "ok", "population": repr(devices), **description(drawn)}
+    if png is not None:
+        picture(drawn, f"{devices}, {clients:,} clients", png)
+        body["png"] = str(png)
+    context.obj.give(body, None if context.obj.as_json else _shown(body))
+    return DONE
+
+
+def _shown(body: Mapping[str, Any]) -> str:
+    """A population's description as text."""
+    lines = [f"{body['population']}, {body['num_clients']:,} clients", ""]
+    lines.append(f"{'quantile':<12}" + "".join(f"{f'{share:.0%}':>10}" for share in body["shares"]))
+    for name, values in body["quantiles"].items():
+        lines.append(f"{name:<12}" + "".join(f"{value:>10,.{0 if value >= 100 else 1}f}" for value in values))
+    lines += ["", "online by hour of the day"]
+    for first in range(0, 24, 12):
+        online = body["online_by_hour"][first : first + 12]
+        lines.append(f"{'hour':<8}" + "".join(f"{first + i:>7}" for i in range(12)))
+        lines.append(f"{'share':<8}" + "".join(f"{share:>7.1%}" for share in online))
+    return "\n".join([*lines, *([f"\n{body['png']}"] if "png" in body else [])])
 
 
 def _list(answer: _Answer, room: str) -> int:
