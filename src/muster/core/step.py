@@ -41,6 +41,8 @@ from .tables import (
     to_secs,
 )
 
+ARRIVED, LOST, LEFT, JOINED = int(Kind.ARRIVED), int(Kind.LOST), int(Kind.LEFT), int(Kind.JOINED)
+"""The kinds of rows as plain numbers, which compare faster."""
 MAX_FAILED = 20
 """Failed rounds in a row after which a run gives up."""
 MAX_BACKOFF_NS = 3600 * SECOND
@@ -125,28 +127,29 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     tasks = state.tasks
     at = np.searchsorted(tasks["ticket"], table["ticket"])
     at = np.minimum(at, max(len(tasks) - 1, 0))
-    of_task = (kinds == Kind.ARRIVED) | (kinds == Kind.LOST)
+    arrived, lost = kinds == ARRIVED, kinds == LOST
+    of_task = arrived | lost
     live = of_task & (tasks["ticket"][at] == table["ticket"]) if len(tasks) else np.zeros(len(table), bool)
     live &= ~tasks["arrived"][at] if len(tasks) else False
-    away = (kinds == Kind.LEFT) | (kinds == Kind.JOINED)
-    if live.any() and away.any():
+    away = (kinds == LEFT) | (kinds == JOINED)
+    any_away = away.any()
+    if any_away and live.any():
         live &= ~_after(away, table["client"], tasks["client"][at])
     # The first row of a ticket wins; a batch may hold its duplicate.
     if len(live) > 1:
         live_rows = np.flatnonzero(live)
         first = np.unique(table["ticket"][live_rows], return_index=True)[1]
         live[np.delete(live_rows, first)] = False
-    arrived = live & (kinds == Kind.ARRIVED)
-    lost = live & (kinds == Kind.LOST)
+    arrived, lost = live & arrived, live & lost
 
     limit = _most_lost(state)
     run, given_up = _losses_in_a_row(state.num_lost, arrived, lost)
     if arrived.any():
-        tasks = taken(tasks, np.ones(len(tasks), bool))
+        tasks = joined(tasks, tasks[:0])  # a copy
         tasks["arrived"][at[arrived]] = True
     gone = np.zeros(len(tasks), bool)
     gone[at[lost]] = True
-    if away.any():  # who leaves, or joins anew, no longer works on what it was sent
+    if any_away:  # who leaves, or joins anew, no longer works on what it was sent
         gone |= np.isin(tasks["client"], table["client"][away]) & ~tasks["arrived"]
     same = now == state.now_ns and not live.any() and not gone.any()
     state = state.but(

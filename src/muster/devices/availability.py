@@ -148,11 +148,14 @@ class Intervals:
         period, low = self.period[rows], self.offsets[rows]
         there = (at >= low) & (phase <= self._end(at))
         end = np.minimum(self._end(at), period - 1)
-        first = self._start(np.where(there, low, 0))
-        wraps = there & (end == period - 1) & (first == 0)
-        first_end = np.minimum(self._end(np.where(there, low, 0)), period - 1)
-        end = np.where(wraps, period + first_end, end)
         until = np.where(there, at_ns + end - phase, np.asarray(at_ns) - 1)
+        wraps = there & (end == period - 1)
+        if not wraps.any():
+            return until
+        low = np.where(wraps, low, 0)
+        wraps &= self._start(low) == 0
+        first_end = np.minimum(self._end(low), period - 1)
+        until = np.where(wraps, at_ns + period + first_end - phase, until)
         return np.where(wraps & (first_end == period - 1), FAR, until)
 
     def next_online(self, rows: Rows, at_ns: Ids | int) -> Ids:

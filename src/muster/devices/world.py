@@ -17,7 +17,7 @@ import numpy as np
 
 from muster.core.population import Candidates, Everyone, Online, Population
 from muster.core.randomness import uniforms
-from muster.core.tables import EVENT, SECOND, Kind, Reason, Table, rows
+from muster.core.tables import EVENT, SECOND, Kind, Reason, Table, rows, taken
 from muster.core.work import Work
 
 from .clocks import REFERENCE_MACS, Clock
@@ -108,4 +108,6 @@ class World:
             secs=np.where(lost, 0.0, timing["compute"] / SECOND),
             reason=reason,
         )
-        return table[np.lexsort((table["client"], table["kind"], table["now"]))]
+        if len(table) == 1:
+            return table
+        return taken(table, np.lexsort((table["client"], table["kind"], table["now"])))

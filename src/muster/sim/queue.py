@@ -16,6 +16,7 @@ from muster.core.tables import Appetite, Events, Ids, Kind, Table
 
 Key: TypeAlias = tuple[int, int, int]
 
+ARRIVED, LOST = int(Kind.ARRIVED), int(Kind.LOST)
 NEVER: Key = (2**63 - 1, 0, 0)
 WINDOW = 4096
 """Rows looked at in one go: a delivery of one row must not scan a long run."""
@@ -88,11 +89,13 @@ class Queue:
                 others = min((entry[0] for entry in self._heap[1:3]), default=NEVER)
                 more = run.before(min(timer, others))
                 if len(more):  # none: a tie with another run's first row; the heap's order decides
-                    piece = more
-            piece, full = self._cut(piece, wanted, losses)
-            wanted -= int(np.count_nonzero(piece["kind"] == Kind.ARRIVED))
+                    piece = self._cut(more, wanted, losses)
+            kinds = piece["kind"].tolist() if len(piece) == 1 else piece["kind"]
+            wanted -= _count(kinds, ARRIVED)
+            full = wanted <= 0
             if losses is not None:
-                losses -= int(np.count_nonzero(piece["kind"] == Kind.LOST))
+                losses -= _count(kinds, LOST)
+                full |= losses <= 0
             pieces.append(piece)
             run.at += len(piece)
             if run.at >= len(run.rows):
@@ -108,20 +111,14 @@ class Queue:
         return Events.one(Kind.WOKE, time, number)
 
     @staticmethod
-    def _cut(piece: Table, wanted: int, losses: int | None) -> tuple[Table, bool]:
-        """The piece up to the last row that may be delivered, and whether that was the last."""
-        if len(piece) == 1:
-            of = (
-                wanted
-                if piece["kind"][0] == Kind.ARRIVED
-                else losses
-                if piece["kind"][0] == Kind.LOST
-                else None
-            )
-            return piece, of == 1
-        ends = np.cumsum(piece["kind"] == Kind.ARRIVED) >= wanted
+    def _cut(piece: Table, wanted: int, losses: int | None) -> Table:
+        """The piece up to the last row that may be delivered."""
+        ends = np.cumsum(piece["kind"] == ARRIVED) >= wanted
         if losses is not None:
-            ends |= np.cumsum(piece["kind"] == Kind.LOST) >= losses
-        if not ends.any():
-            return piece, False
-        return piece[: int(np.argmax(ends)) + 1], True
+            ends |= np.cumsum(piece["kind"] == LOST) >= losses
+        return piece[: int(np.argmax(ends)) + 1] if ends.any() else piece
+
+
+def _count(kinds: list[int] | Table, kind: int) -> int:
+    """How many are of a kind; one row is looked at without an array."""
+    return kinds.count(kind) if isinstance(kinds, list) else int(np.count_nonzero(kinds == kind))
