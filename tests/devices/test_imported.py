@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_memory_goes_with_compute(folder):
 
 def test_a_link_of_mean_and_sigma_is_drawn_and_clipped(tmp_path):
     links = {f"{i}": {"down_u": 1000, "down_sigma": 100, "up_u": 500, "up_sigma": 1000} for i in range(5)}
-    (tmp_path / "s.json").write_text(str(links).replace("'", '"'))
+    (tmp_path / "s.json").write_text(json.dumps(links))
     import_traces([tmp_path / "s.json"], tmp_path / "out")
     population = Imported(str(tmp_path / "out")).draw(sizes(20_000), 3)
     assert population.down_kbps.mean() == pytest.approx(1000, abs=4 * 100 / np.sqrt(20_000))
@@ -108,6 +109,18 @@ def test_what_the_folder_lacks_is_drawn_as_mobile_does(tmp_path):
     assert set(population.ms_per_example.tolist()) == {7, 8}
     assert (population.down_kbps == Mobile().draw(sizes(30), 5).down_kbps).all()
     assert population.availability is None
+
+
+def test_by_row_uses_the_rows_that_all_tables_have(tmp_path):
+    (tmp_path / "d.csv").write_text("ms_per_example\n" + "\n".join(str(1 + i) for i in range(100)))
+    links = {str(i): {"down_u": 1 + i, "down_sigma": 0, "up_u": 1, "up_sigma": 0} for i in range(30)}
+    (tmp_path / "s.json").write_text(json.dumps(links))
+    import_traces([tmp_path / "d.csv", tmp_path / "s.json"], tmp_path / "out")
+    population = Imported(str(tmp_path / "out"), "by_row").draw(sizes(30), 0)
+    assert (population.ms_per_example == population.down_kbps).all()
+    assert sorted(population.ms_per_example) == list(range(1, 31))
+    apart = Imported(str(tmp_path / "out")).draw(sizes(100), 0)
+    assert sorted(apart.ms_per_example) == list(range(1, 101)) and apart.down_kbps.max() == 30
 
 
 def test_by_rank_needs_compute_times(tmp_path):

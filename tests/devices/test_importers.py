@@ -14,6 +14,7 @@ import pytest
 
 from muster.core.errors import DataError, UserError
 from muster.core.tables import SECOND
+from muster.devices.availability import Intervals
 from muster.devices.importers import import_traces
 from muster.devices.trace_folder import open_traces
 
@@ -73,6 +74,29 @@ def test_the_two_files_of_fedscale(imported, protocol):
         "offsets": [0, 1, 4, 4],
         "period": [20 * s, 10 * s, 30 * s],
     }
+
+
+ROW_3834 = {
+    "duration": 211625,
+    "inactive": [65881, 133574, 208292, 276575, 295006, 356236, 400906, 475099],
+    "finish_time": 518400,
+    "active": [12788, 100044, 188992, 271372, 276663, 352625, 356267, 441193],
+    "model": "CPH1801",
+}
+"""A row of the real file, as printed in public."""
+
+
+def test_a_real_row_is_online_when_it_was_in_every_period_and_any_order(imported):
+    _, arrays = imported(
+        behave=pickled(repr({1: {**ROW_3834, "active": [], "inactive": []}, 3834: ROW_3834}))
+    )
+    intervals = Intervals(*(arrays[name] for name in ("starts", "ends", "offsets", "period")))
+    assert intervals.shares().tolist() == pytest.approx([0, 211625 / 518400], rel=1e-12)
+    known = {12787: 0, 12788: 1, 65881: 1, 65882: 0, 276600: 0, 276663: 1, 0: 0}
+    for period in (9, 0, 100, 3):
+        for at, online in known.items():
+            when = np.array([(at + period * 518400) * SECOND])
+            assert intervals.online(np.array([1]), when).tolist() == [bool(online)]
 
 
 def test_an_honest_file_by_opcodes_of_our_own(imported):
