@@ -87,27 +87,28 @@ class World:
             share = uniforms(self.seed, "lost at", ids[lost], attempts[lost])
             after = total.copy()
             after[lost] = np.maximum((total[lost] * share).astype(np.int64), 1)
-        reason = np.where(lost, Reason.DROPPED, Reason.NONE)
+        reason = np.where(lost, np.int8(Reason.DROPPED), np.int8(Reason.NONE))
         if self.population.availability is not None:
             # Whoever is not online until the end is lost at the first instant of being gone.
             stays = self.population.availability.online_until(ids, tasks["sent_at"]) - tasks["sent_at"]
             gone = stays < after
-            after = np.where(gone, np.maximum(stays + 1, 1), after)
-            reason = np.where(gone, Reason.OFFLINE, reason)
-            lost |= gone
+            if gone.any():
+                after = np.where(gone, np.maximum(stays + 1, 1), after)
+                reason[gone] = Reason.OFFLINE
+                lost |= gone
         table = rows(
             EVENT,
             len(tasks),
             now=tasks["sent_at"] + after,
-            kind=np.where(lost, Kind.LOST, Kind.ARRIVED),
+            kind=Kind.ARRIVED,
             client=ids,
             ticket=tasks["ticket"],
-            steps=np.where(
-                lost, 0, self.work.num_steps(np.asarray(self.population.num_examples[ids], np.int64))
-            ),
-            secs=np.where(lost, 0.0, timing["compute"] / SECOND),
+            steps=self.work.num_steps(np.asarray(self.population.num_examples[ids], np.int64)),
+            secs=timing["compute"] / SECOND,
             reason=reason,
         )
+        if lost.any():
+            table["kind"][lost], table["steps"][lost], table["secs"][lost] = Kind.LOST, 0, 0.0
         if len(table) == 1:
             return table
         return taken(table, np.lexsort((table["client"], table["kind"], table["now"])))

@@ -184,6 +184,8 @@ class Simulation:
     _out: Table = field(default_factory=lambda: rows(TASK, 0), init=False)
     """The server's tasks before its last step: what that accepts or discards was among them."""
     _accepted: list[tuple[Table, Ids]] = field(default_factory=list, init=False)
+    _lost: list[tuple[Table, Ids, Ids]] = field(default_factory=list, init=False)
+    """Tasks, until when they ran, and why they were lost."""
     _ledger: Ledger = field(default_factory=Ledger, init=False)
     _metrics: dict[str, float] = field(default_factory=dict, init=False)
     _evaluated: int = field(default=-1, init=False)
@@ -234,7 +236,7 @@ class Simulation:
                     self._carry_out([c for c in commands if not isinstance(c, of_version)])
                     self._end_outside(record, time_is_up)
                 yield record
-        self._charge_accepted()
+        self._settle()
         if self._ledger != Ledger() or self._metrics:
             yield replace(self._record(None), version=self.state.version + 1, complete=False)
 
@@ -278,22 +280,26 @@ class Simulation:
             self._ledger.num_discarded += len(tasks)
 
     def _lose(self, events: Events) -> None:
-        """Charges the tasks that these events lose."""
+        """Notes the tasks that these events lose."""
         lost = events.table[events.table["kind"] == Kind.LOST]
         if len(lost):
             tasks = taken(self.state.tasks, np.searchsorted(self.state.tasks["ticket"], lost["ticket"]))
-            self._ledger.charge(self.world, tasks, lost["now"], lost["reason"])
+            self._lost.append((tasks, lost["now"], lost["reason"]))
             self._ledger.num_lost += len(lost)
 
     def _advance(self) -> Table:
         # A pace may advance with nothing accepted: the version is made, the model stays.
         tasks = np.concatenate([rows(TASK, 0), *(tasks for tasks, _ in self._accepted)])
         staleness = np.concatenate([np.zeros(0, np.int64), *(late for _, late in self._accepted)])
-        self._charge_accepted()
+        self._settle()
         return self.plane.advance(tasks, staleness, set(self.state.tasks["version"].tolist()))
 
-    def _charge_accepted(self) -> None:
-        """Charges what has been accepted since the last version: all at once, each up to its own end."""
+    def _settle(self) -> None:
+        """Charges what was accepted and lost since the last version: all at once, each up to its own end."""
+        if self._lost:
+            tasks, until, reasons = (np.concatenate(column) for column in zip(*self._lost, strict=True))
+            self._ledger.charge(self.world, tasks, until, reasons)
+            self._lost.clear()
         if self._accepted:
             tasks = np.concatenate([tasks for tasks, _ in self._accepted])
             self._ledger.charge(self.world, tasks, None, None)
