@@ -38,6 +38,17 @@ def test_traces_are_imported_and_run(capsys: pytest.CaptureFixture[str]) -> None
     assert last.version == 2 and last.now_secs > 0
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_job_whose_traces_are_not_there_is_refused(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("job.yml").write_text("seed: 1\npopulation: {name: imported, path: nowhere}\n")
+    assert call(command, "job.yml") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("muster: job.yml:2: population.path: ") and "holds no imported traces" in told
+    assert not Path("runs").exists()
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("devices", "import", "phones.csv", "--out", "phones", "--kind", "csv", "--json") == 0
     body = json.loads(capsys.readouterr().out)

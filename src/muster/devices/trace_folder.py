@@ -33,6 +33,8 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 FORMAT = 1
 
+FIX = "make it with: muster devices import FILE --out DIR"
+
 TABLES: Mapping[str, tuple[str, ...]] = {
     "compute": ("ms_per_example", "memory_mb"),
     "link": ("down_kbps", "up_kbps", "down_sigma", "up_sigma"),
@@ -84,6 +86,24 @@ def write_traces(out: Path, arrays: Arrays, sources: Sequence[Mapping[str, Any]]
     return facts
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts of a folder that `write_traces` wrote.
+
+    Raises:
+        DataError: There are none, or they are damaged or of another format.
+
+    """
+    try:
+        facts = json.loads((path / "facts.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} holds no imported traces (facts.json is missing); {FIX}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: facts.json cannot be read ({error}); {FIX}") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT or facts.get("sha256") != _digest(facts):
+        raise DataError(f"{path}: facts.json is damaged or of another format; {FIX}")
+    return facts
+
+
 def open_traces(path: Path) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a folder that `write_traces` wrote, checked against their hashes.
 
@@ -91,28 +111,16 @@ def open_traces(path: Path) -> dict[str, npt.NDArray[Any]]:
         DataError: The folder is missing, of another format, or not as it was written.
 
     """
-    fix = "make it with: muster devices import FILE --out DIR"
-    try:
-        facts = json.loads((path / "facts.json").read_text("utf-8"))
-        if (
-            not isinstance(facts, dict)
-            or facts.get("format") != FORMAT
-            or facts.get("sha256") != _digest(facts)
-        ):
-            raise DataError(f"{path}: facts.json is damaged or of another format; {fix}")
-        arrays = {}
-        for name, wanted in facts["arrays"].items():
+    arrays = {}
+    for name, wanted in read_facts(path)["arrays"].items():
+        try:
             data = (path / f"{name}.npy").read_bytes()
-            if hashlib.sha256(data).hexdigest() != wanted:
-                raise DataError(f"{path}: {name}.npy is not as it was written (its sha256 differs); {fix}")
-            arrays[name] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-        return arrays
-    except FileNotFoundError as error:
-        raise DataError(f"{path} holds no imported traces ({error.filename} is missing); {fix}") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: the traces cannot be read ({error}); {fix}") from error
+        except OSError as error:
+            raise DataError(f"{path}: {name}.npy cannot be read ({error.strerror}); {FIX}") from error
+        if hashlib.sha256(data).hexdigest() != wanted:
+            raise DataError(f"{path}: {name}.npy is not as it was written (its sha256 differs); {FIX}")
+        arrays[name] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    return arrays
 
 
 def _write(file: Path, array: npt.NDArray[Any]) -> str:

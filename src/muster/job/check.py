@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from muster.core.errors import DataError, JobError, nearest
+from muster.devices.imported import Imported
+from muster.devices.trace_folder import read_facts
 from muster.models.own import OwnModel
 from muster.models.recurrent import CharLSTM
 from muster.tasks.task import Task
@@ -43,6 +46,11 @@ def conflicts(job: Job) -> list[Conflict]:
     found = _backend(job) + _task(job) + _target(job)
     if isinstance(most, int):
         found += _population(job, most)
+    if isinstance(job.population, Imported):
+        try:
+            read_facts(Path(job.population.path))
+        except DataError as error:
+            found.append(((("population", "path"), ("population",)), f"population.path: {error}"))
     try:
         job.data.sources()
     except Exception as error:  # a user's data set may raise anything
