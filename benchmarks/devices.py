@@ -34,7 +34,7 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def held_out(rows: np.ndarray) -> float:
-    """Distance of percentiles of one half of the rows to the other half: mean of 20 ways to halve them."""
+    """Distance of the quantiles of one half of the rows to the other half: mean of 20 ways to halve them."""
     found = []
     for seed in range(20):
         halves = np.array_split(np.random.default_rng(seed).permutation(rows), 2)

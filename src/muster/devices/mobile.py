@@ -30,7 +30,8 @@ class Mobile(Devices):
     """Phones on WiFi: compute 15 to 199 ms an example, links 1 to 204 Mbit/s, drawn by seed."""
 
     dropout: float = 0.06
-    """Chance that a task is lost; 6 to 10 % in production (Bonawitz et al., MLSys 2019)."""
+    """Chance that a task is lost, by leaving or failing: 6 to 10 % in production (Bonawitz et al., MLSys
+    2019). Under `diurnal` those who leave are lost besides; 0 leaves only them."""
     links: Literal["symmetric", "asymmetric"] = "symmetric"
     """Whether up is as fast as down, or 0.1 to 1.5 times as fast (median 0.71), as FLASH measured."""
     availability: Literal["always", "diurnal"] = "always"
