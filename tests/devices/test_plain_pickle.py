@@ -129,7 +129,8 @@ def test_honest_pickles_are_read(protocol):
 def test_the_limits(monkeypatch):
     data = honest("[[1, 2, 3], [4]]", 4)
     assert read_plain_pickle(data, "f") == [[1, 2, 3], [4]]
-    for limit, value in (("MAX_BYTES", len(data) - 1), ("MAX_CONTAINERS", 2), ("MAX_VALUES", 3)):
+    limits = {"MAX_BYTES": len(data) - 1, "MAX_CONTAINERS": 2, "MAX_VALUES": 3, "MAX_MEMO": 2}
+    for limit, value in limits.items():
         with monkeypatch.context() as patch:
             patch.setattr(plain_pickle, limit, value)
             with pytest.raises(DataError, match=r"this pickle has (more than )?\d+"):

@@ -18,7 +18,8 @@ from muster.core.errors import DataError
 MAX_BYTES = 256 * 2**20
 """Of a file; the 107,749 availability traces of FedScale are 26 MB."""
 MAX_CONTAINERS = 5_000_000
-MAX_VALUES = 50_000_000
+MAX_VALUES = 20_000_000
+MAX_MEMO = 5_000_000
 MAX_DEPTH = 10
 MAX_MARKS = 100
 
@@ -90,7 +91,7 @@ class _Machine:
         if name in _VALUES:
             self._push(argument)
         elif name in _PUT or name == "MEMOIZE":
-            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self._top()
+            self._remember(len(self.memo) if name == "MEMOIZE" else argument)
         elif name in _GET:
             self._push(self._remembered(argument))
         elif name in ("MARK", "SETITEM", "SETITEMS", "APPEND", "APPENDS"):
@@ -156,6 +157,11 @@ class _Machine:
             raise _RefusedError("is damaged: it looks for a mark that is not there")
         items, self.stack = self.stack, self.below.pop()
         return items
+
+    def _remember(self, number: Any) -> None:
+        self.memo[number] = self._top()
+        if len(self.memo) > MAX_MEMO:
+            raise _RefusedError(f"has more than {MAX_MEMO:,} memo entries")
 
     def _remembered(self, number: Any) -> Any:
         if number not in self.memo:
