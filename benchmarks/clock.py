@@ -1,0 +1,143 @@
+"""How fast is the control plane? Rounds and asynchronous runs over many clients, with nothing trained.
+
+    python benchmarks/clock.py
+
+Clients have phones' devices and come and go; each setting is a process of its own. Writes its table to
+docs/benchmarks.md. Needs no data set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from marked import write_between
+
+from muster.algorithms.fedavg import Sync, fedavg
+from muster.algorithms.fedbuff import Buffered, fedbuff
+from muster.core.algorithm import Algorithm
+from muster.core.population import Population
+from muster.core.randomness import rng
+from muster.core.state import Limits, initial_state
+from muster.core.tables import SECOND
+from muster.core.work import Work
+from muster.devices.availability import Availability, Intervals
+from muster.devices.mobile import Mobile
+from muster.devices.world import World
+from muster.sim.clock_only import ClockOnly
+from muster.sim.simulation import Simulation
+
+SEED = 1
+ROUNDS = 100
+MODEL_BYTES = 4 * 1_000_000
+SIZES = (10_000, 100_000, 1_000_000)
+NUM_TRACES = 10_000
+DAYS = 6
+
+
+def traces(num_clients: int) -> Availability:
+    """Ten thousand six-day traces, two sessions a day; a client follows one of them, shifted."""
+    draw = rng(SEED, "benchmark traces")
+    sessions = 2 * DAYS
+    trace = np.repeat(np.arange(NUM_TRACES), sessions)
+    slot = DAYS * 86_400 / sessions
+    starts = (np.tile(np.arange(sessions), NUM_TRACES) + 0.5 * draw.random(len(trace))) * slot
+    lengths = draw.exponential(2.2 * 3600, len(trace))
+    period = np.full(NUM_TRACES, DAYS * 86_400 * SECOND)
+    as_ns = [np.rint(secs * SECOND).astype(np.int64) for secs in (starts, starts + lengths)]
+    row = draw.integers(0, NUM_TRACES, num_clients, dtype=np.int32)
+    hours = draw.integers(0, 24 * DAYS, num_clients) * (3600 * SECOND)
+    return Availability(Intervals.joined(trace, *as_ns, period), row, hours)
+
+
+def population(num_clients: int) -> Population:
+    """Phones with 20 to 400 examples that come and go."""
+    examples = rng(SEED, "benchmark examples").integers(20, 400, num_clients, dtype=np.int32)
+    return replace(Mobile().draw(examples, SEED), availability=traces(num_clients))
+
+
+def simulation(algorithm: Algorithm, who: Population, rounds: int) -> Simulation:
+    """A clock-only run of so many versions."""
+    work = Work()
+    world = World(who, work, MODEL_BYTES, MODEL_BYTES, 0.06, SEED)
+    plane = ClockOnly(who.num_examples, work, SEED, surrogate=False)
+    return Simulation(algorithm, SEED, world, plane, initial_state(algorithm, who, Limits(rounds=rounds)))
+
+
+def one(name: str, num_clients: int) -> dict[str, float]:
+    """One run in this process: its seconds, tasks, events and peak memory."""
+    begun = time.perf_counter()
+    who = population(num_clients)
+    opened = time.perf_counter() - begun
+    told = {"opened": opened, "seconds": 0.0, "cpu": 0.0, "tasks": 0, "events": 0, "online": 0.0}
+    if name != "open":
+        algorithm = fedavg().but(pace=Sync(cohort=num_clients // 100, over_commit=1.3))
+        if name == "fedbuff":
+            algorithm = fedbuff().but(pace=Buffered(size=100, concurrency=1_000))
+        run = simulation(algorithm, who, ROUNDS)
+        events = [0]
+        run.log = lambda delivered: events.append(len(delivered.table))
+        begun, worked = time.perf_counter(), time.process_time()
+        deque(run, maxlen=1)
+        told["seconds"], told["cpu"] = time.perf_counter() - begun, time.process_time() - worked
+        assert run.ended is not None and run.ended.status == "rounds", run.ended
+        told["tasks"], told["events"] = run.state.next_ticket, sum(events)
+    some = np.arange(0, num_clients, max(num_clients // 10_000, 1))
+    told["online"] = float(who.availability.online(some, 0).mean()) if who.availability else 1.0
+    return told | {"rss": 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+
+
+def apart(name: str, num_clients: int) -> dict[str, float]:
+    """The same in a process of its own."""
+    command = [sys.executable, __file__, name, str(num_clients)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout))
+
+
+def main() -> None:
+    """Prints and writes the table."""
+    rounds = {size: apart("fedavg", size) for size in SIZES}
+    buffered, largest = apart("fedbuff", 1_000_000), apart("open", 10_000_000)
+    lines = [
+        "| clients | tasks | seconds | CPU seconds | ms a round | us a task | peak RSS |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for size, told in rounds.items():
+        tasks, secs = told["tasks"], told["seconds"]
+        lines.append(
+            f"| {size:,} | {tasks:,.0f} | {secs:.2f} | {told['cpu']:.2f} | {1e3 * secs / ROUNDS:.1f} "
+            f"| {1e6 * secs / tasks:.1f} | {told['rss'] / 1e6:.0f} MB |"
+        )
+    tasks = np.array([told["tasks"] / ROUNDS for told in rounds.values()])
+    lines.append("")
+    for kind, name in (("seconds", "s of wall time"), ("cpu", "s of CPU time")):
+        secs = np.array([told[kind] / ROUNDS for told in rounds.values()])
+        slope, offset = np.polyfit(tasks, secs, 1, w=1 / secs)
+        lines.append(
+            f"{name[2:].capitalize()} of a round: {1e3 * offset:.1f} ms + {1e6 * slope:.2f} us x tasks "
+            f"(relative least squares); FedBuff, 1,000 at work, buffer 100, 1,000,000 clients: "
+            f"{buffered['events']:,.0f} events in {buffered[kind]:.2f} {name}, "
+            f"{buffered['events'] / buffered[kind]:,.0f} a second."
+        )
+    lines += [
+        f"A population of 10,000,000 opens in {largest['opened']:.1f} s "
+        f"({largest['rss'] / 1e6:,.0f} MB peak); {100 * rounds[10_000]['online']:.0f} % are online. "
+        f"Load of the machine ({os.cpu_count()} cores): {os.getloadavg()[0]:.1f}.",
+    ]
+    print("\n".join(lines))
+    write_between(Path(__file__).parent.parent / "docs/benchmarks.md", "clock", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        print(json.dumps(one(sys.argv[1], int(sys.argv[2]))))
+    else:
+        main()
