@@ -2,8 +2,8 @@
 
     python benchmarks/clock.py
 
-Clients have phones' devices and come and go; each setting is a process of its own. Writes its table to
-docs/benchmarks.md. Needs no data set.
+Clients are phones that come and go by day and night; each setting is a process of its own. Writes its
+table to docs/benchmarks.md. Needs no data set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +26,7 @@ from muster.core.algorithm import Algorithm
 from muster.core.population import Population
 from muster.core.randomness import rng
 from muster.core.state import Limits, initial_state
-from muster.core.tables import SECOND
 from muster.core.work import Work
-from muster.devices.availability import Availability, Intervals
 from muster.devices.mobile import Mobile
 from muster.devices.world import World
 from muster.sim.clock_only import ClockOnly
@@ -39,29 +36,12 @@ SEED = 1
 ROUNDS = 100
 MODEL_BYTES = 4 * 1_000_000
 SIZES = (10_000, 100_000, 1_000_000)
-NUM_TRACES = 10_000
-DAYS = 6
-
-
-def traces(num_clients: int) -> Availability:
-    """Ten thousand six-day traces, two sessions a day; a client follows one of them, shifted."""
-    draw = rng(SEED, "benchmark traces")
-    sessions = 2 * DAYS
-    trace = np.repeat(np.arange(NUM_TRACES), sessions)
-    slot = DAYS * 86_400 / sessions
-    starts = (np.tile(np.arange(sessions), NUM_TRACES) + 0.5 * draw.random(len(trace))) * slot
-    lengths = draw.exponential(2.2 * 3600, len(trace))
-    period = np.full(NUM_TRACES, DAYS * 86_400 * SECOND)
-    as_ns = [np.rint(secs * SECOND).astype(np.int64) for secs in (starts, starts + lengths)]
-    row = draw.integers(0, NUM_TRACES, num_clients, dtype=np.int32)
-    hours = draw.integers(0, 24 * DAYS, num_clients) * (3600 * SECOND)
-    return Availability(Intervals.joined(trace, *as_ns, period), row, hours)
 
 
 def population(num_clients: int) -> Population:
     """Phones with 20 to 400 examples that come and go."""
     examples = rng(SEED, "benchmark examples").integers(20, 400, num_clients, dtype=np.int32)
-    return replace(Mobile().draw(examples, SEED), availability=traces(num_clients))
+    return Mobile(availability="diurnal").draw(examples, SEED)
 
 
 def simulation(algorithm: Algorithm, who: Population, rounds: int) -> Simulation:
@@ -118,17 +98,17 @@ def main() -> None:
         )
     tasks = np.array([told["tasks"] / ROUNDS for told in rounds.values()])
     lines.append("")
-    for kind, name in (("seconds", "s of wall time"), ("cpu", "s of CPU time")):
+    for kind, name in (("seconds", "Wall"), ("cpu", "CPU")):
         secs = np.array([told[kind] / ROUNDS for told in rounds.values()])
         slope, offset = np.polyfit(tasks, secs, 1, w=1 / secs)
         lines.append(
-            f"{name[2:].capitalize()} of a round: {1e3 * offset:.1f} ms + {1e6 * slope:.2f} us x tasks "
-            f"(relative least squares); FedBuff, 1,000 at work, buffer 100, 1,000,000 clients: "
-            f"{buffered['events']:,.0f} events in {buffered[kind]:.2f} {name}, "
+            f"- {name} time: a round takes {1e3 * offset:.1f} ms + {1e6 * slope:.2f} us x tasks (relative "
+            "least squares). FedBuff with 1,000 of 1,000,000 at work and a buffer of 100: "
+            f"{buffered['events']:,.0f} events in {buffered[kind]:.2f} s, "
             f"{buffered['events'] / buffered[kind]:,.0f} a second."
         )
     lines += [
-        f"A population of 10,000,000 opens in {largest['opened']:.1f} s "
+        f"- A population of 10,000,000 opens in {largest['opened']:.1f} s "
         f"({largest['rss'] / 1e6:,.0f} MB peak); {100 * rounds[10_000]['online']:.0f} % are online. "
         f"Load of the machine ({os.cpu_count()} cores): {os.getloadavg()[0]:.1f}.",
     ]
