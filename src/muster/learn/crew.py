@@ -357,7 +357,10 @@ def _work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> Non
             answer = {"error": str(error)}
         except Exception:
             answer = {"error": f"a worker failed:\n{traceback.format_exc()}"}
-        pipe.send_bytes(encode(answer))
+        try:
+            pipe.send_bytes(encode(answer))
+        except OSError:  # the parent was killed: nobody waits for the answer
+            break
     trainer = None  # it holds a view of the sum, which could not be closed while it lives
     for shared in [memory, *models.values()]:
         with suppress(BufferError):
