@@ -29,8 +29,8 @@ class Tally:
     def of(self, clients: Ids) -> npt.NDArray[np.int32]:
         """The counts of `clients` (i64[K], distinct)."""
         late = np.zeros(len(clients), np.int32)
-        if len(clients) * len(self.recent) <= self.MERGE_AT:
-            late += np.count_nonzero(clients[:, None] == self.recent, axis=1)
+        if len(clients) == 1:
+            late += np.count_nonzero(self.recent == clients[0])
         elif len(self.recent):
             order = np.argsort(clients, kind="stable")
             place = np.searchsorted(clients, self.recent, sorter=order)

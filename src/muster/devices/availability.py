@@ -81,7 +81,7 @@ class Intervals:
             raise DataError(
                 f"intervals: those of trace {found} overlap, touch or are out of order; use joined()"
             )
-        shift = max(int(np.sum(self.period, dtype=np.float64)).bit_length() - 61, 0)
+        shift = max(int(np.sum(self.period, dtype=np.float64)).bit_length() - 62, 0)
         begins = np.zeros(len(self.period) + 1, np.int64)
         np.cumsum((self.period >> shift) + 1, out=begins[1:])
         for name, value in {

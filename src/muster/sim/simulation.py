@@ -39,7 +39,7 @@ from muster.core.tables import (
     to_secs,
 )
 
-from .queue import Queue
+from .queue import LOST, Queue
 
 
 class World(Protocol):
@@ -281,8 +281,9 @@ class Simulation:
 
     def _lose(self, events: Events) -> None:
         """Notes the tasks that these events lose."""
-        lost = events.table[events.table["kind"] == Kind.LOST]
-        if len(lost):
+        gone = events.table["kind"] == LOST
+        if gone.any():
+            lost = events.table[gone]
             tasks = taken(self.state.tasks, np.searchsorted(self.state.tasks["ticket"], lost["ticket"]))
             self._lost.append((tasks, lost["now"], lost["reason"]))
             self._ledger.num_lost += len(lost)
