@@ -57,6 +57,7 @@ def _code_of(args: list[str], answer: _Answer) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _told(answer, "interrupted", "interrupted", INTERRUPTED)
     except MusterError as error:  # a client's training failed, maybe in the user's own code
+        traceback.print_exception(error)  # it names the line of that code
         place = getattr(error, "written_to", None)
         return _told(answer, f"{error}" + (f" (traceback in {place})" if place else ""), "failed", OURS)
     except Exception as error:
