@@ -351,6 +351,45 @@ def test_a_users_partition_that_breaks_its_contract_is_told(tmp_path, kind, told
         prepare(Points(Careless(kind)), seed=0, cache=tmp_path)
 
 
+@dataclass(frozen=True)
+class Absent(Partition):
+    def assign(self, labels, num_classes, natural, rng):
+        return None
+
+
+@dataclass(frozen=True)
+class Narrow(Partition):
+    def assign(self, labels):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("partition", "told"),
+    [
+        (Absent(), r"partition absent: assign\(\) returned NoneType, but must return an Assignment"),
+        (Narrow(), r"partition narrow: assign\(\) raised TypeError: "),
+    ],
+)
+def test_a_users_partition_that_is_no_partition_is_told(tmp_path, partition, told):
+    with pytest.raises(DataError, match=told):
+        prepare(Points(partition), seed=0, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (None, r"load\(\) returned NoneType, but must return a muster.data.dataset.Raw"),
+        ((1, 2), r"load\(\) returned tuple, but must"),
+        (changed(RAW, train=Examples([[0.0, 1.0]], [0])), "train needs x as a NumPy array, not list"),
+        (changed(RAW, test=Examples(TEST.x, [0] * 4)), "test needs y as a NumPy array, not list"),
+    ],
+)
+def test_a_load_that_returns_something_else_is_told(tmp_path, monkeypatch, raw, told):
+    monkeypatch.setattr(Broken, "load", lambda self: raw)
+    with pytest.raises(DataError, match=f"data set broken: {told}"):
+        prepare(Broken(), seed=0, cache=tmp_path)
+
+
 def test_more_clients_than_examples_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="use at most 1438 clients"):
         prepare(Digits(Iid(1439)), seed=0, cache=tmp_path)

@@ -61,9 +61,7 @@ def prepare(dataset: DataSet, seed: int, cache: Path | None = None) -> Federated
         except DataError as error:
             log.warning("%s; it is prepared anew", error)
     raw = _load(dataset)
-    assignment = dataset.partition.assign(
-        raw.train.y, raw.facts.num_classes, raw.natural, rng(seed, "partition")
-    )
+    assignment = _assign(dataset, raw, seed)
     _check_assignment(dataset, assignment, len(raw.train))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,8 +102,25 @@ def _load(dataset: DataSet) -> Raw:
     return raw
 
 
-def _check_raw(name: str, raw: Raw) -> None:
+def _assign(dataset: DataSet, raw: Raw, seed: int) -> Assignment:
+    """Deals out; what a user's own partition raises is told as a sentence."""
+    partition = dataset.partition
+    try:
+        return partition.assign(raw.train.y, raw.facts.num_classes, raw.natural, rng(seed, "partition"))
+    except MusterError:
+        raise
+    except Exception as error:
+        if type(partition).__module__.startswith("muster."):
+            raise
+        kind = type(error).__name__
+        raise DataError(f"partition {partition.part_name()}: assign() raised {kind}: {error}") from error
+
+
+def _check_raw(name: str, raw: Any) -> None:
     """Raises DataError unless the examples are what the facts say they are."""
+    if not isinstance(raw, Raw):
+        kind = type(raw).__name__
+        raise DataError(f"data set {name}: load() returned {kind}, but must return a muster.data.dataset.Raw")
     for split, examples in (("train", raw.train), ("test", raw.test)):
         wrong = _fault(raw.facts, examples)
         if wrong:
@@ -122,6 +137,10 @@ def _check_raw(name: str, raw: Raw) -> None:
 def _fault(facts: Facts, examples: Examples) -> str:
     """What is wrong with some examples; empty if nothing is."""
     x, y, text = examples.x, examples.y, examples.text
+    array: Any
+    for field, array in (("x", x), ("y", y)):
+        if not isinstance(array, np.ndarray):
+            return f"needs {field} as a NumPy array, not {type(array).__name__}"
     if y.ndim != 1 or y.dtype != np.int64 or len(x) != len(y):
         return f"needs y as i64[N] beside x [N, ...], not {y.dtype}{list(y.shape)} beside {list(x.shape)}"
     if len(y) == 0:
@@ -141,10 +160,13 @@ def _fault(facts: Facts, examples: Examples) -> str:
     return ""
 
 
-def _check_assignment(dataset: DataSet, assignment: Assignment, num_examples: int) -> None:
+def _check_assignment(dataset: DataSet, assignment: Any, num_examples: int) -> None:
     """Raises DataError if a partition, perhaps a user's own, gives examples twice or none at all."""
-    order, offsets = assignment.order, assignment.offsets
     name = dataset.partition.part_name()
+    if not isinstance(assignment, Assignment):
+        kind = type(assignment).__name__
+        raise DataError(f"partition {name}: assign() returned {kind}, but must return an Assignment")
+    order, offsets = assignment.order, assignment.offsets
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(order) or (np.diff(offsets) < 1).any():
         raise DataError(f"partition {name}: every client must hold an example, offsets from 0 to len(order)")
     if order.min() < 0 or order.max() >= num_examples or np.bincount(order).max() > 1:
