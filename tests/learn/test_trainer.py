@@ -151,6 +151,15 @@ def test_a_users_mistake_goes_through_as_it_is():
         it.train(task(5), 0, model(it.learner), None)
 
 
+def test_exit_in_a_users_training_is_a_failure_not_the_end_of_the_run():
+    class Leaving(Failing):
+        error = SystemExit(0)
+
+    it = trainer(Leaving())
+    with pytest.raises(TrainingError, match=r"client 5, task 7, .*: SystemExit: 0$"):
+        it.train(task(5), 0, model(it.learner), None)
+
+
 def test_state_that_cannot_be_kept_names_client_and_field():
     class Odd(Wander):
         def train(self, sent, examples, rng, delta, kept):

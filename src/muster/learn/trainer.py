@@ -79,7 +79,7 @@ class Trainer:
             state = None if trained.kept is None else encode(trained.kept)
         except MusterError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a user's exit() must not pass for the end of the run
             where = f"client {client}, task {int(task['ticket'])}, {len(examples)} examples"
             raise TrainingError(f"training failed at {where}: {type(error).__name__}: {error}") from error
         report = rows(
