@@ -183,7 +183,7 @@ class Mine(Client):
     [
         ("None", "Mine.train returned NoneType, but must return the trained model"),
         ("'model'", "Mine.train returned str, but must return"),
-        ("np.zeros(15)", r"a delta of shape \[15\], but its shape must be \[32\]"),
+        ("np.zeros(14)", r"a delta of shape \[14\], but its shape must be \[15\]"),
         ("{'dense0.weight': np.zeros((3, 4))}", "wrong model or delta: dense0.bias is missing"),
         ("{'dense0.weigth': np.zeros((3, 4))}", "'dense0.weigth'.*did you mean 'dense0.weight'"),
         ("{'dense0.weight': np.zeros((4, 3)), 'dense0.bias': np.zeros(3)}", r"has shape \(4, 3\), but must"),
@@ -239,3 +239,13 @@ def test_the_part_is_its_own_configuration():
     assert loads(dumps(local)) == local and hash(local) == hash(loads(dumps(local)))
     with pytest.raises(FieldError, match=r"local\.settings is 'epochs'"):
         OwnClient("mine.py:Mine", {"epochs": 3})
+
+
+@pytest.mark.parametrize("backend", ["torch", "numpy"])
+def test_a_flat_delta_may_be_the_parameters_in_a_row_without_padding(make, backend):
+    body = (
+        "class Mine(Client):\n    def train(self, *given):\n        return np.arange(15, dtype=np.float32)\n"
+    )
+    _, delta, _ = train(make(body, backend))
+    named = list(delta.values())  # 12 weights, then 3 biases
+    assert np.concatenate([np.ravel(array) for array in named]).tolist() == list(range(15))

@@ -73,10 +73,10 @@ class Client:
                 the job's own settings, such as `conf.lr`.
 
         Returns:
-            The trained model; or a delta = trained - received, as one flat f32 vector or as named
-            arrays (buffers left out stay). Or a pair of that and metrics, of which `loss` (mean per
-            example, as trained) and `loss_sq_mean` are reported. Without `loss`, that of the model
-            received is measured.
+            The trained model; or a delta = trained - received, as one flat vector (all parameters
+            in a row, in the model's order) or as named arrays (buffers left out stay). Or a pair of
+            that and metrics, of which `loss` (mean per example, as trained) and `loss_sq_mean` are
+            reported. Without `loss`, that of the model received is measured.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a method train(self, data, model, conf)")
 
@@ -179,12 +179,19 @@ class Outcome:
                 f"{self.owner}.train returned {type(self.result).__name__}, but must return the trained "
                 "model, a delta (one flat vector or named arrays), or a pair of one of them and metrics"
             )
-        if vector.shape != (spec.size,):
+        if vector.shape == (spec.size,):
+            return vector
+        if vector.shape != (spec.num_parameters,):
             raise UserError(
                 f"{self.owner}.train returned a delta of shape {list(vector.shape)}, but its shape must be "
-                f"[{spec.size}]"
+                f"[{spec.num_parameters}]"
             )
-        return vector
+        padded, start = spec.zeros(), 0  # the parameters in a row, as users and torch flatten them
+        for entry in spec.entries:
+            if entry.kind != "statistic":
+                padded[entry.offset : entry.offset + entry.size] = vector[start : start + entry.size]
+                start += entry.size
+        return padded
 
 
 def run_client(
