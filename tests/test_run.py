@@ -69,6 +69,16 @@ def versions(folder: Path) -> list[int]:
     return [json.loads(line)["version"] for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
+def test_a_run_is_iterated_over_once_and_a_second_time_is_told() -> None:
+    finished, left = muster.simulate(job()), muster.simulate(job())
+    for _ in finished:
+        pass
+    next(iter(left))
+    for simulated in (finished, left):
+        with pytest.raises(UserError, match="iterated over already; make another with"):
+            next(iter(simulated))
+
+
 def test_simulate_yields_a_record_for_each_version_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

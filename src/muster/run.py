@@ -45,10 +45,18 @@ class Simulated:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._tally = Tally(_target(session.job))
+        self._begun = False
         self.summary: Summary | None = None
 
     def __iter__(self) -> Iterator[Record]:
-        """Runs to the end; may be done once."""
+        """Runs to the end, or until the loop over it is left; may be done once.
+
+        Raises:
+            UserError: It has been iterated over before.
+        """
+        if self._begun:
+            raise UserError("this run has been iterated over already; make another with muster.simulate(job)")
+        self._begun = True
         try:
             for record in self._session.sim:
                 self._tally.add(record)
