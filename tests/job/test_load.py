@@ -218,6 +218,67 @@ def test_settings_of_a_users_own_things_are_checked(folder: Path, text: str, say
     assert str(error.value).startswith(f"{folder / 'conf.yml'}:1: {says}")
 
 
+OWN_SELECTS = """
+from dataclasses import dataclass
+import muster
+
+@dataclass(frozen=True)
+class Unwritten(muster.Select):
+    pass
+
+@dataclass(frozen=True)
+class Happy(muster.Select):
+    reads = ("lost",)
+    def draw(self, state, k, free, rng):
+        return free.sample(k, rng)
+
+@dataclass(frozen=True)
+class Text(Happy):
+    reads = "loss"
+
+@dataclass(frozen=True)
+class Whole(muster.DataSet):
+    def load(self):
+        return None
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "algorithm: {select: selects.py:Unwritten}\n",
+            "algorithm.select: 'selects.py:Unwritten' is a select that lacks draw; write it",
+        ),
+        (
+            "algorithm: {select: selects.py:Happy}\n",
+            "algorithm.select reads 'lost', but reports hold only ticket, client, num_examples, num_steps, "
+            "staleness, loss, loss_sq_mean, refused; did you mean 'loss'?",
+        ),
+        (
+            "algorithm: {select: selects.py:Text}\n",
+            "algorithm.select has reads = 'loss', but must have a tuple of column names",
+        ),
+        (
+            "data: selects.py:Whole\n",
+            "data: 'selects.py:Whole' is a data set without a field `partition`; give it one",
+        ),
+        ("train: {epochs: 9999999999999999999999}\n", "train.epochs is 9999999999999999999999, but must be "),
+        ("train: {steps: 9999999999999999999999}\n", "train.steps is 9999999999999999999999, but must be "),
+        (
+            "algorithm: {pace: {deadline_secs: 1e300}}\n",
+            "algorithm.pace.deadline_secs is 1e+300, but must be ",
+        ),
+        ("stop: {virtual_secs: 1e300}\n", "stop.virtual_secs is 1e+300, but must be "),
+    ],
+)
+def test_parts_and_numbers_that_no_run_can_use_are_refused(folder: Path, text: str, says: str) -> None:
+    (folder / "selects.py").write_text(OWN_SELECTS)
+    with pytest.raises(JobError) as error:
+        load_job(written(folder, text))
+    assert str(error.value).startswith(f"{folder / 'conf.yml'}:1: {says}")
+
+
 def test_more_participants_than_clients_is_the_same_sentence_once_the_data_is_open() -> None:
     job = job_from_dict({"data": {"partition": "natural"}, "algorithm": {"pace": {"cohort": 30}}})
     assert num_clients(job) is None
@@ -276,7 +337,7 @@ rates = st.floats(1e-300, 1e300)
     name=st.from_regex("[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True),
     seed=st.integers(0, 2**63),
     lr=rates,
-    secs=st.none() | rates,
+    secs=st.none() | st.floats(1e-6, 1e9),
     hidden=st.lists(st.integers(1, 999), max_size=3),
     workers=st.just("auto") | st.integers(1, 64),
     target=st.none() | st.floats(allow_nan=False, allow_infinity=False),

@@ -68,7 +68,7 @@ class Sync(Pace):
     def __post_init__(self) -> None:
         self.check_number("cohort", at_least=1)
         self.check_number("over_commit", at_least=1)
-        self.check_number("deadline_secs", above=0)
+        self.check_number("deadline_secs", above=0, at_most=1e9)  # 30 years; the clock holds 290
         self.check_number("min_reports", at_least=1, at_most=self.cohort)
         self.check_number("min_start", at_least=self.min_reports, at_most=self.max_out)
 

@@ -27,9 +27,9 @@ class Work(Part):
     """Examples a step; 0 is one full batch of all the client's examples."""
 
     def __post_init__(self) -> None:
-        self.check_number("epochs", at_least=1)
-        self.check_number("steps", at_least=1)
-        self.check_number("batch_size", at_least=0)
+        self.check_number("epochs", at_least=1, at_most=1_000_000)
+        self.check_number("steps", at_least=1, at_most=1_000_000_000)
+        self.check_number("batch_size", at_least=0, at_most=1_000_000_000)
 
     def batches_per_epoch(self, num_examples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Steps that one pass takes, for each of `num_examples` (i64[K])."""

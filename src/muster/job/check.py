@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from muster.core.errors import DataError, JobError, nearest
+from muster.core.tables import REPORT
 from muster.devices.imported import Imported
 from muster.devices.trace_folder import read_facts
 from muster.models.own import OwnModel
@@ -43,7 +44,7 @@ def check_population(job: Job, num_clients: int) -> None:
 def conflicts(job: Job) -> list[Conflict]:
     """All that makes the job impossible and can be known before its data is read."""
     most = num_clients(job) or getattr(job.data.partition, "max_clients", None)
-    found = _backend(job) + _task(job) + _target(job)
+    found = _backend(job) + _task(job) + _target(job) + _reads(job)
     if isinstance(most, int):
         found += _population(job, most)
     if isinstance(job.population, Imported):
@@ -74,6 +75,19 @@ def _population(job: Job, num_clients: int) -> list[Conflict]:
     )
     above = [("algorithm", "pace", name) for name, _ in [(widest, 0), *sizes]]
     return [((*above, ("data", "partition", "num_clients"), ("data", "partition"), ("algorithm",)), text)]
+
+
+def _reads(job: Job) -> list[Conflict]:
+    reads: Any = job.algorithm.select.reads
+    known = REPORT.names or ()
+    place: tuple[Keys, ...] = (("algorithm", "select", "name"), ("algorithm", "select"), ("algorithm",))
+    if not isinstance(reads, tuple):
+        return [(place, f"algorithm.select has reads = {reads!r}, but must have a tuple of column names")]
+    wrong = next((name for name in reads if name not in known), None)
+    if wrong is None:
+        return []
+    text = f"algorithm.select reads {wrong!r}, but reports hold only {', '.join(known)}"
+    return [(place, f"{text}{nearest(str(wrong), known)}")]
 
 
 def _backend(job: Job) -> list[Conflict]:

@@ -118,6 +118,13 @@ def find_part(base: type[Part], name: str, folder: Path) -> tuple[type[Part], st
     thing = _resolve(ref)
     if isinstance(thing, type):
         if issubclass(thing, base) and has_fields(thing):
+            lacking = sorted(
+                n for n in dir(thing) if getattr(getattr(thing, n), "__isabstractmethod__", False)
+            )
+            if lacking:
+                raise JobError(f"{name!r} is a {kind} that lacks {', '.join(lacking)}; write it")
+            if base is DataSet and "partition" not in getattr(thing, "__dataclass_fields__", {}):
+                raise JobError(f"{name!r} is a data set without a field `partition`; give it one")
             return thing, None
         if issubclass(thing, base):
             raise JobError(

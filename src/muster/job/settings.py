@@ -62,7 +62,7 @@ class Stop(Part):
 
     def __post_init__(self) -> None:
         self.check_number("rounds", at_least=1)
-        self.check_number("virtual_secs", above=0)
+        self.check_number("virtual_secs", above=0, at_most=1e9)
         self.check_number("wall_secs", above=0)
         if self.rounds is None and self.virtual_secs is None and self.wall_secs is None:
             allowed = "given, or stop.virtual_secs or stop.wall_secs, since a target may never be reached"
