@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from muster.algorithms.fedavg import Sync, Uniform, fedavg
 from muster.algorithms.fedbuff import Buffered, fedbuff
 from muster.core.algorithm import Select
+from muster.core.errors import UserError
 from muster.core.population import Everyone, Population
 from muster.core.randomness import rng
 from muster.core.state import Limits, initial_state, save_state
@@ -544,3 +545,50 @@ def test_reasons_have_values_that_logs_can_rely_on():
     assert [r.name for r in Reason] == [
         *("NONE", "DROPPED", "REJOINED", "LEFT", "LATE", "STALE", "ABANDONED", "STOPPED", "OFFLINE"),
     ]
+
+
+@dataclass(frozen=True)
+class Says(Select):
+    """Draws what it is told to, whoever is free."""
+
+    answer: object
+
+    def draw(self, state, k, free, rng):
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "must return the ids of clients as integers"),
+        ([0.5, 1.0], "must return the ids of clients as integers"),
+        ([[0, 1]], "must return the ids of clients as integers"),
+        ([0, 1, 2, 3], "returned 4 clients, but at most 3 are wanted"),
+        ([0, 5], "client 0 to 5, but ids go from 0 to 4"),
+        ([-1, 2], "client -1 to 2, but ids go from 0 to 4"),
+        ([2, 1, 2], "a client twice"),
+    ],
+)
+def test_a_select_that_breaks_its_contract_is_told_how(answer, said):
+    algorithm = fedavg().but(select=Says(answer), pace=Sync(cohort=3))
+    ones = np.ones(5, np.float32)
+    population = Population(ones.astype(np.int32), ones, ones, ones)
+    state = initial_state(algorithm, population, Limits())
+    with pytest.raises(UserError, match=said):
+        step(algorithm, 0, state, Events.one(Kind.STARTED, 0), Everyone(5, 0))
+
+
+def test_a_select_may_not_draw_who_is_at_work():
+    algorithm = fedbuff().but(select=Says([2]), pace=Buffered(size=5, concurrency=2))
+    ones = np.ones(5, np.float32)
+    population = Population(ones.astype(np.int32), ones, ones, ones)
+    state, _ = step(
+        algorithm,
+        0,
+        initial_state(algorithm, population, Limits()),
+        Events.one(Kind.STARTED, 0),
+        Everyone(5, 0),
+    )
+    lost = rows(EVENT, 1, now=SECOND, kind=Kind.LEFT, client=4, ticket=-1)
+    with pytest.raises(UserError, match="at work"):
+        step(algorithm, 0, state, Events(lost), Everyone(5, SECOND))

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .algorithm import Algorithm, Plan, View
+from .algorithm import Algorithm, Plan, Select, View
+from .errors import UserError
 from .population import Candidates, Free
 from .randomness import rng
 from .state import ServerState
@@ -230,7 +231,9 @@ def _send(
     """Draws clients and sends them work, or says when to try again, or why it never will."""
     free = Free(present, _busy(state.tasks))
     draw = rng(seed, "select", state.num_draws)
-    drawn = np.asarray(algorithm.select.draw(state.select, plan.send, free, draw), np.int64)
+    drawn = _held(
+        algorithm.select, algorithm.select.draw(state.select, plan.send, free, draw), plan.send, free
+    )
     state = state.but(num_draws=state.num_draws + 1)
     short = len(drawn) < plan.send
     clients = drawn if len(drawn) >= plan.min_start else drawn[:0]
@@ -266,6 +269,29 @@ def _send(
             why = f"no work can go out: it needs {plan.min_start} clients, but the population {found}"
             return state, commands, why
     return state, commands, ""
+
+
+def _held(select: Select, drawn: object, k: int, free: Free) -> Ids:
+    """What a select drew, if it keeps the contract; a user's own may not.
+
+    Raises:
+        UserError: Says what was drawn and what is allowed.
+    """
+    ids = np.asarray(drawn)
+    name = f"{type(select).__name__}.draw returned"
+    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+        raise UserError(f"{name} {drawn!r}, but must return the ids of clients as integers")
+    if len(ids) > k:
+        raise UserError(f"{name} {len(ids)} clients, but at most {k} are wanted")
+    if len(ids) and not 0 <= ids.min() <= ids.max() < free.num_clients:
+        raise UserError(
+            f"{name} client {ids.min()} to {ids.max()}, but ids go from 0 to {free.num_clients - 1}"
+        )
+    if len(ids) > 1 and len(np.unique(ids)) < len(ids):
+        raise UserError(f"{name} a client twice, but each may get one task")
+    if np.isin(ids, free.busy).any():
+        raise UserError(f"{name} a client that is at work; draw from `free`, by free.sample or free.among")
+    return np.asarray(ids, np.int64)
 
 
 def _busy(tasks: Table) -> Ids:

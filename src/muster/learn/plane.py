@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.algorithm import Algorithm, Array, Info
+from muster.core.errors import UserError
 from muster.core.params import ParamSpec, Vector
 from muster.core.store import ClientStore
 from muster.core.tables import REPORT, Ids, Table, rows
@@ -122,6 +123,9 @@ class DataPlane:
         trained = self.spec.trained
         info = Info(before.version + 1, self._num_clients, len(good))
         moved, opt = self._algorithm.server.apply(before.params[:trained], delta[:trained], before.opt, info)
+        if np.shape(moved) != (trained,):
+            rule = type(self._algorithm.server).__name__
+            raise UserError(f"{rule}.apply returned shape {np.shape(moved)}, but must return ({trained},)")
         params = before.params + delta  # buffers: plain mean
         params[:trained] = moved
         return params, opt
