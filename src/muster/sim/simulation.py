@@ -38,6 +38,7 @@ from muster.core.tables import (
     taken,
     to_secs,
 )
+from muster.track.summary import meets
 
 from .queue import LOST, Queue
 
@@ -92,8 +93,7 @@ class Outside:
         """Whether the target is met; losses are to fall, everything else is to rise."""
         if self.target is None or self.metric not in metrics:
             return False
-        value = metrics[self.metric]
-        return value <= self.target if self.metric == "loss" else value >= self.target
+        return meets(self.metric, metrics[self.metric], self.target)
 
 
 @dataclass
