@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from muster.algorithms.fedavg import Add
 from muster.algorithms.fedyogi import Yogi
+from muster.core.errors import UserError
 from muster.core.state import Limits
 from muster.core.store import decode
 from muster.core.tables import SECOND, TASK, Refusal, Train, rows
@@ -43,6 +44,16 @@ def test_the_mean_is_weighted_by_examples():
     assert reports["num_examples"].tolist() == [3, 5]
     assert (plane.params == 1 + (3 * 1 - 5 * 0.5) / 8).all()
     assert plane.version == 1
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_a_server_that_moves_the_model_to_infinity_ends_the_run_with_the_way_out():
+    plane = rig(value=lambda client: 1000.0, server=Add(lr=1e38)).plane
+    before = plane.params.copy()
+    with pytest.raises(UserError, match=r"version 1: Add moved the model to infinity.*algorithm\.server\.lr"):
+        advance(plane, [0, 1])
+    assert plane.version == 0
+    assert (plane.params == before).all()
 
 
 def test_stale_updates_weigh_less_and_the_sum_is_divided_by_their_number():

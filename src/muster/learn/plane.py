@@ -123,11 +123,16 @@ class DataPlane:
         trained = self.spec.trained
         info = Info(before.version + 1, self._num_clients, len(good))
         moved, opt = self._algorithm.server.apply(before.params[:trained], delta[:trained], before.opt, info)
+        rule = type(self._algorithm.server).__name__
         if np.shape(moved) != (trained,):
-            rule = type(self._algorithm.server).__name__
             raise UserError(f"{rule}.apply returned shape {np.shape(moved)}, but must return ({trained},)")
         params = before.params + delta  # buffers: plain mean
         params[:trained] = moved
+        if not np.isfinite(params).all():
+            raise UserError(
+                f"version {info.version}: {rule} moved the model to infinity or NaN, where nothing can "
+                "be trained; lower algorithm.server.lr, or the clients' rate, algorithm.local.lr"
+            )
         return params, opt
 
     def evaluate(self) -> dict[str, float]:
