@@ -9,7 +9,7 @@ from muster.core.record import Record
 from muster.track.console import Lines, Live, make_console
 from muster.track.phrases import eta_secs, fraction_done, next_commands, plan_lines, stop_text
 from muster.track.sink import RunPlan
-from muster.track.summary import summarise
+from worlds.summaries import summarise
 
 PLAN = RunPlan(
     *("fashion", "fedavg", "fashion_mnist", "leaf_cnn", 100, 6_603_902, 26_415_616),

@@ -11,7 +11,7 @@ from muster.core.record import Record
 from muster.track import folder as folder_module
 from muster.track.folder import RunFolder, next_free, write_whole
 from muster.track.sink import RunPlan
-from muster.track.summary import summarise
+from worlds.summaries import summarise
 
 
 def record(version, **more):

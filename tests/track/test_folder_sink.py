@@ -7,7 +7,7 @@ from muster.core.record import Record
 from muster.track.folder import RunFolder
 from muster.track.folder_sink import FolderSink
 from muster.track.sink import RunPlan
-from muster.track.summary import summarise
+from worlds.summaries import summarise
 
 RECORDS = [
     Record(v, 10.0 * v, 1.0 * v, 2.0 / (v + 1), {"accuracy": 0.1 * v, "loss": 2.0 / (v + 1)}, clients=(v,))

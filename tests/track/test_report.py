@@ -10,7 +10,7 @@ from muster.core.record import Record
 from muster.track.folder import RunFolder
 from muster.track.report import write_report
 from muster.track.sink import RunPlan
-from muster.track.summary import summarise
+from worlds.summaries import summarise
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 

@@ -4,7 +4,8 @@ import math
 import pytest
 
 from muster.core.record import Record
-from muster.track.summary import Summary, Tally, falls, headline, meets, summarise
+from muster.track.summary import Summary, Tally, falls, headline, meets
+from worlds.summaries import summarise
 
 KEYS = {
     *("status", "rounds", "virtual_secs", "wall_secs", "metrics", "best", "time_to_target_secs", "num_tasks"),

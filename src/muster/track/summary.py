@@ -180,25 +180,3 @@ class Tally:
             time_to_target_wall_secs=reached[1],
             wasted_by_reason=dict(self.wasted_by_reason),
         )
-
-
-def summarise(
-    records: Iterable[Record],
-    status: str,
-    why: str,
-    target: tuple[str, float] | None,
-    peak_rss_bytes: int,
-    model_sha256: str | None,
-    seed: int,
-    wall_secs: float | None = None,
-    virtual_secs: float | None = None,
-) -> Summary:
-    """The summary of a run's records, read once; see `Tally` to fold them as they come.
-
-    Raises:
-        ValueError: `status` is not one of STATUSES.
-    """
-    tally = Tally(target)
-    for record in records:
-        tally.add(record)
-    return tally.summary(status, why, peak_rss_bytes, model_sha256, seed, wall_secs, virtual_secs)
