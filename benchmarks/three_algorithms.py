@@ -1,6 +1,6 @@
 """FedAvg, FedYogi and FedBuff on FashionMNIST at equal accepted tasks, from one job file.
 
-    python benchmarks/three_algorithms.py [--model mlp --rounds 100 | --model leaf_cnn --rounds 40] [--seeds 3]
+    python benchmarks/three_algorithms.py [--model mlp|leaf_cnn] [--rounds 100] [--seeds 3]
 
 Each differs from configs/fashion_mnist.yml in the algorithm's name and one rate. Over-commitment makes
 every synchronous round end with ten updates, as every version of FedBuff does. Writes the table to
