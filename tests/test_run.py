@@ -260,6 +260,21 @@ def test_a_clock_only_run_is_resumed_as_one(tmp_path: Path, interrupt_at: Any) -
     assert summary["up_bytes"] == sum(record.up_bytes for record in whole)
 
 
+@pytest.mark.parametrize("version", [1, 7])
+def test_a_shared_link_is_put_back_as_it_was(tmp_path: Path, interrupt_at: Any, version: int) -> None:
+    """Flows are half-way when the run is interrupted: their rest depends on who shared the link before."""
+    made = job(algorithm="fedbuff", clock={"server_down_kbps": 2_000.0, "server_up_kbps": 900.0})
+    own = list(muster.simulate(job(algorithm="fedbuff"), clock_only=True))[-1].now_secs
+    whole = list(muster.simulate(made, clock_only=True))
+    there = tmp_path / "there"
+    interrupt_at(version)
+    run(made, there, clock_only=True)
+    interrupt_at(0)
+    summary = resume(there)
+    assert summary["virtual_secs"] == whole[-1].now_secs > own
+    assert summary["up_bytes"] == sum(record.up_bytes for record in whole)
+
+
 def test_the_clock_alone_refuses_a_target(tmp_path: Path) -> None:
     made = job(stop={"rounds": 3, "target": {"value": 0.9}})
     with pytest.raises(UserError, match=r"stop\.target waits for accuracy, but a clock-only run"):

@@ -25,11 +25,22 @@ from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment
 from muster.learn.trainer import Folding, Trainer
 from muster.sim.clock_only import ClockOnly
+from muster.sim.link import Flows, ServerLink
 from muster.sim.simulation import Outside, Simulation
 
 Say = Callable[[str], None]
-Boundary = tuple[ServerState, Moment | None]
-"""The end of a version: the control plane's state and the data plane's; None in a clock-only run."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The end of a version, to go back to."""
+
+    state: ServerState
+    """Of the control plane."""
+    moment: Moment | None
+    """Of the data plane; None in a clock-only run."""
+    flows: Flows | None
+    """Of the server's link; None where it is not shared."""
 
 
 @dataclass
@@ -46,8 +57,9 @@ class Session:
     num_clients: int
 
     def mark(self) -> Boundary:
-        """The end of a version, to go back to: references only, nothing is copied."""
-        return self.sim.state, self.plane.mark() if self.plane else None
+        """The end of a version: references, and a copy of the flows of a shared link."""
+        flows = self.sim.link.mark() if self.sim.link else None
+        return Boundary(self.sim.state, self.plane.mark() if self.plane else None, flows)
 
     def peak_rss_bytes(self) -> int:
         """Peak memory of this process and its workers."""
@@ -109,6 +121,7 @@ def compose(
         clock=job.clock,
         macs=forward_macs(job.model, job.task, data.facts) if job.clock.compute == "flops" else 0.0,
     )
+    link = _server_link(job, world)
     virtual = None if job.stop.virtual_secs is None else to_ns(job.stop.virtual_secs)
     state = initial_state(algorithm, population, Limits(job.stop.rounds, virtual, job.track.evaluate_every))
     target = job.stop.target
@@ -116,7 +129,7 @@ def compose(
     if clock_only:
         surrogate = bool(algorithm.select.reads)
         stand_in = ClockOnly(population.num_examples, job.train, job.seed, surrogate)
-        sim = Simulation(algorithm, job.seed, world, stand_in, state, outside, surrogate=surrogate)
+        sim = Simulation(algorithm, job.seed, world, stand_in, state, outside, surrogate=surrogate, link=link)
         return Session(job, sim, None, spec, (), data.num_clients)
     folding = Folding(
         algorithm.combine,
@@ -138,8 +151,18 @@ def compose(
     plane = DataPlane(
         algorithm, spec, crew, ClientStore(store), data.num_clients, folding.max_weight, initial
     )
-    sim = Simulation(algorithm, job.seed, world, plane, state, outside)
+    sim = Simulation(algorithm, job.seed, world, plane, state, outside, link=link)
     return Session(job, sim, plane, spec, choices, data.num_clients)
+
+
+def _server_link(job: Job, world: World) -> ServerLink | None:
+    """The server's link, if the job makes tasks share it."""
+    clock = job.clock
+    if not clock.shared:
+        return None
+    kbit = clock.bits_per_kbit / 1000.0
+    down, up = (None if k is None else k * kbit for k in (clock.server_down_kbps, clock.server_up_kbps))
+    return ServerLink(down, up, world.down_bytes, world.up_bytes)
 
 
 def _crew(

@@ -25,6 +25,7 @@ from muster.job import Job, dump_job, load_job
 from muster.job.names import label
 from muster.learn.plane import load_moment, save_moment
 from muster.sim.clock_only import ClockOnly
+from muster.sim.link import load_flows, save_flows
 from muster.track.console import make_console
 from muster.track.folder import JOB, RunFolder, next_free, write_whole
 from muster.track.folder_sink import FolderSink
@@ -209,16 +210,15 @@ def _interrupts() -> Iterator[None]:
 
 def _save_at(session: Session, folder: RunFolder, boundary: Boundary, saved: int) -> None:
     """Goes back to the end of the last version, and saves it unless it has been saved already."""
-    if session.plane is not None and boundary[1] is not None:
-        session.plane.moment = boundary[1]
+    if session.plane is not None and boundary.moment is not None:
+        session.plane.moment = boundary.moment
         session.plane.store.rollback()
-    if boundary[0].version > saved:
+    if boundary.state.version > saved:
         _save(session, folder, boundary)
 
 
 def _save(session: Session, folder: RunFolder, boundary: Boundary) -> None:
     """Writes a checkpoint of the end of a version."""
-    state, moment = boundary
     control: dict[str, Any] = {"wall_secs": session.sim.wall_secs, "spec": session.spec.to_json()}
     tensors: dict[str, npt.NDArray[Any]] = {}
 
@@ -226,11 +226,15 @@ def _save(session: Session, folder: RunFolder, boundary: Boundary) -> None:
         control[name] = part[0]
         tensors.update({f"{name}.{key}": array for key, array in part[1].items()})
 
-    add("server", save_state(state))
-    if session.plane is not None and moment is not None:
-        add("plane", save_moment(moment))
+    add("server", save_state(boundary.state))
+    if boundary.flows is not None:
+        add("link", save_flows(boundary.flows))
+    if session.plane is not None and boundary.moment is not None:
+        add("plane", save_moment(boundary.moment))
         add("store", session.plane.store.save())
-    kept = checkpoint.write(folder.path, state.version, control, tensors, session.job.track.keep_checkpoints)
+    kept = checkpoint.write(
+        folder.path, boundary.state.version, control, tensors, session.job.track.keep_checkpoints
+    )
     if session.plane is not None:
         session.plane.store.prune({c["store"]["generation"] for c in kept})
 
@@ -238,7 +242,7 @@ def _save(session: Session, folder: RunFolder, boundary: Boundary) -> None:
 def _restore(session: Session, folder: RunFolder, say: Say) -> int | None:
     """Puts the newest whole checkpoint back; returns its version, None if there is none."""
     for control, tensors in checkpoint.read(folder.path, say):
-        parts: dict[str, dict[str, Any]] = {"server": {}, "plane": {}, "store": {}}
+        parts: dict[str, dict[str, Any]] = {"server": {}, "plane": {}, "store": {}, "link": {}}
         for name, array in tensors.items():
             part, _, key = name.partition(".")
             parts[part][key] = array
@@ -254,6 +258,8 @@ def _restore(session: Session, folder: RunFolder, say: Say) -> int | None:
             session.plane.moment = load_moment(control["plane"], parts["plane"])
         elif isinstance(session.sim.plane, ClockOnly):
             session.sim.plane.version = state.version
+        if session.sim.link is not None:
+            session.sim.link.restore(load_flows(control["link"], parts["link"]))
         session.sim = replace(session.sim, state=state, wall_before=float(control["wall_secs"]))
         checkpoint.set_aside(folder.path, state.version)
         return state.version

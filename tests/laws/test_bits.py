@@ -39,8 +39,40 @@ paces = pytest.mark.parametrize(
 )
 
 
+SHARED_KBPS = 4.0
+"""Tasks of the toy world send 400 bytes, alone in 0.25 to 7.5 s; over 4 kbit/s several slow each other."""
+
+
+def equal_tasks():
+    """They end in one instant, and the next ones begin in it."""
+    return ToyWorld(duration=lambda client, attempt: 8 * SECOND)
+
+
 def keeping():
     return Wander(keeping=True)
+
+
+def assert_resumed_runs_end_alike(algorithm, world, learner, tmp_path, kbps=None):
+    whole = Rig(algorithm, world, make_learner=learner, kbps=kbps).run()
+    assert len(whole.records) >= 7
+    for version in (1, 3, 5):
+        store = tmp_path / f"{version}"
+        broken = Rig(algorithm, world, make_learner=learner, store=store, kbps=kbps)
+        for record in broken.sim:
+            broken.records.append(record)
+            if record.version == version:
+                saved = save_run(broken)
+            if record.version == version + 1:
+                break  # killed here: what came after the checkpoint is lost
+        fresh = Rig(algorithm, world, make_learner=learner, store=tmp_path / f"fresh{version}", kbps=kbps)
+        if learner is keeping:
+            shutil.copytree(store, tmp_path / f"fresh{version}", dirs_exist_ok=True)
+        resumed = resume_run(fresh, saved)
+        resumed.records = broken.records[: version + 1]
+        resumed.run()
+        assert resumed.hash == whole.hash
+        assert resumed.told_records() == whole.told_records()
+        assert resumed.sim.ended == whole.sim.ended
 
 
 @every_algorithm
@@ -51,26 +83,13 @@ def test_law_4_save_mid_run_and_resume_gives_the_same_bits(name, world, pace, le
     algorithm = small(name, **pace)
     if learner is keeping:
         algorithm = algorithm.but(local=Keeps())
-    whole = Rig(algorithm, world, make_learner=learner).run()
-    assert len(whole.records) >= 7
-    for version in (1, 3, 5):
-        store = tmp_path / f"{version}"
-        broken = Rig(algorithm, world, make_learner=learner, store=store)
-        for record in broken.sim:
-            broken.records.append(record)
-            if record.version == version:
-                saved = save_run(broken)
-            if record.version == version + 1:
-                break  # killed here: what came after the checkpoint is lost
-        fresh = Rig(algorithm, world, make_learner=learner, store=tmp_path / f"fresh{version}")
-        if learner is keeping:
-            shutil.copytree(store, tmp_path / f"fresh{version}", dirs_exist_ok=True)
-        resumed = resume_run(fresh, saved)
-        resumed.records = broken.records[: version + 1]
-        resumed.run()
-        assert resumed.hash == whole.hash
-        assert resumed.told_records() == whole.told_records()
-        assert resumed.sim.ended == whole.sim.ended
+    assert_resumed_runs_end_alike(algorithm, world, learner, tmp_path)
+
+
+@every_algorithm
+@pytest.mark.parametrize("world", [comings_and_goings(), equal_tasks()], ids=["comings and goings", "equal"])
+def test_law_4_over_a_shared_link(name, world, tmp_path):
+    assert_resumed_runs_end_alike(small(name), world, Wander, tmp_path, SHARED_KBPS)
 
 
 @every_algorithm
@@ -130,10 +149,11 @@ class Cut(Pace):
 LIMITS = Limits(rounds=6, virtual_ns=4000 * SECOND)
 
 
-def assert_cutting_changes_nothing(algorithm, world, seed=5, limits=LIMITS):
-    whole = Rig(algorithm, world, seed=seed, limits=limits).run()
+def assert_cutting_changes_nothing(algorithm, world, seed=5, limits=LIMITS, kbps=None):
+    whole = Rig(algorithm, world, seed=seed, limits=limits, kbps=kbps).run()
     for cut in (None, 0, 1):
-        cuts = Rig(algorithm.but(pace=Cut(algorithm.pace, cut)), world, seed=seed, limits=limits).run()
+        pace = Cut(algorithm.pace, cut)
+        cuts = Rig(algorithm.but(pace=pace), world, seed=seed, limits=limits, kbps=kbps).run()
         assert cuts.commands == whole.commands
         assert cuts.hash == whole.hash
         assert cuts.told_records() == whole.told_records()
@@ -168,8 +188,10 @@ def test_law_13_cutting_batches_anywhere_changes_nothing(
 
 
 @every_algorithm
-def test_law_13_where_clients_come_and_go(name):
-    assert_cutting_changes_nothing(small(name), comings_and_goings())
+@pytest.mark.parametrize("kbps", [None, SHARED_KBPS], ids=["own links", "shared link"])
+@pytest.mark.parametrize("world", [comings_and_goings(), equal_tasks()], ids=["comings and goings", "equal"])
+def test_law_13_where_clients_come_and_go_or_are_equal(name, world, kbps):
+    assert_cutting_changes_nothing(small(name), world, kbps=kbps)
 
 
 class Dwindling(ToyWorld):

@@ -13,7 +13,8 @@ from muster.core.record import Record
 from muster.core.state import Limits, load_state, save_state
 from muster.core.tables import SECOND, TASK, Kind, Reason, rows
 from muster.devices.world import TIMING
-from muster.sim.simulation import Ledger, Outside, Simulation
+from muster.sim.costs import Ledger, spent_alone
+from muster.sim.simulation import Outside, Simulation
 from worlds.plane import ToyPlane, lost_after, secs, simulation, timeless
 from worlds.world import ToyWorld
 
@@ -43,7 +44,7 @@ class Legs:
 def test_what_a_task_has_cost_so_far(spent, down, up, used):
     task = rows(TASK, 1, sent_at=100 * SECOND)
     ledger = Ledger()
-    ledger.charge(Legs(), task, 100 * SECOND + int(spent * SECOND), Reason.LATE)
+    ledger.charge(spent_alone(Legs(), task, 100 * SECOND + int(spent * SECOND)), Reason.LATE)
     costs = ledger.columns()
     assert (costs["down_bytes"], costs["up_bytes"], costs["device_secs_wasted"]) == (down, up, used)
     assert costs["device_secs_used"] == 0
@@ -51,7 +52,7 @@ def test_what_a_task_has_cost_so_far(spent, down, up, used):
 
 def test_costs_add_up_and_each_task_has_its_own_end():
     tasks, ledger = rows(TASK, 3, sent_at=[0, SECOND, 2 * SECOND]), Ledger()
-    ledger.charge(Legs(), tasks, np.array([16, 3, 17]) * SECOND, None)
+    ledger.charge(spent_alone(Legs(), tasks, np.array([16, 3, 17]) * SECOND), None)
     costs = ledger.columns()
     # Spent: 16, 2 and 15 s; loaded all, half, all; sent all, nothing, half.
     assert (costs["device_secs_used"], costs["device_secs_wasted"]) == (33, 0)
@@ -64,10 +65,10 @@ def test_a_link_so_fast_that_it_takes_no_time_still_carries_the_bytes():
             return rows(TIMING, len(tasks), down=0, compute=10 * SECOND, up=0)
 
     ledger = Ledger()
-    ledger.charge(Instant(), rows(TASK, 1), 10 * SECOND, None)
+    ledger.charge(spent_alone(Instant(), rows(TASK, 1), 10 * SECOND), None)
     assert (ledger.down_bytes, ledger.up_bytes) == (1_000, 500)
     ledger = Ledger()
-    ledger.charge(Instant(), rows(TASK, 1), 5 * SECOND, Reason.LATE)
+    ledger.charge(spent_alone(Instant(), rows(TASK, 1), 5 * SECOND), Reason.LATE)
     assert (ledger.down_bytes, ledger.up_bytes) == (1_000, 0)
 
 

@@ -41,6 +41,7 @@ from muster.learn.numpy_learner import NumpyLearner
 from muster.learn.plane import DataPlane, load_moment, save_moment
 from muster.learn.trainer import Folding, Trainer
 from muster.models.dense import Logistic
+from muster.sim.link import ServerLink, load_flows, save_flows
 from muster.sim.simulation import Simulation
 from muster.tasks.classification import Classification
 from worlds.toy import FACTS, Wander, toy_data, toy_population
@@ -105,6 +106,8 @@ class Rig:
     limits: Limits = field(default_factory=lambda: Limits(rounds=6))
     store: Path | None = None
     simulation: type[Simulation] = Watched
+    kbps: float | None = None
+    """Of the server's link, each way; None: it is not shared."""
     plane: DataPlane = field(init=False)
     sim: Any = field(init=False)
     records: list[Record] = field(default_factory=list, init=False)
@@ -141,7 +144,10 @@ class Rig:
         )
 
     def make_simulation(self, state: ServerState) -> Any:
-        return self.simulation(self.algorithm, self.seed, self.world, self.plane, state)
+        link = None
+        if self.kbps is not None:
+            link = ServerLink(self.kbps, self.kbps, self.world.down_bytes, self.world.up_bytes)
+        return self.simulation(self.algorithm, self.seed, self.world, self.plane, state, link=link)
 
     def run(self) -> Rig:
         """To the end."""
@@ -197,6 +203,8 @@ def save_run(rig: Rig) -> Saved:
     moment = rig.plane.mark()
     server, plane, store = save_state(rig.sim.state), save_moment(moment), rig.plane.store.save()
     parts = {"server": server, "plane": plane, "store": store}
+    if rig.sim.link is not None:
+        parts["link"] = save_flows(rig.sim.link.mark())
     control = json.dumps({name: part[0] for name, part in parts.items()})
     tensors = {f"{name}/{key}": array for name, part in parts.items() for key, array in part[1].items()}
     return Saved(control, save({key: np.ascontiguousarray(array) for key, array in tensors.items()}))
@@ -212,6 +220,9 @@ def resume_run(rig: Rig, saved: Saved) -> Rig:
     rig.plane.store.load(control["store"], of("store"))
     rig.plane.moment = load_moment(control["plane"], of("plane"))
     rig.sim = rig.make_simulation(load_state(control["server"], of("server")))
+    if rig.sim.link is not None:
+        rig.sim.link.restore(load_flows(control["link"], of("link")))
+        rig.sim = replace(rig.sim)  # it looks at the link when it is made
     return rig
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from muster.core.randomness import uniforms
 from muster.core.tables import EVENT, SECOND, Kind, Reason, rows
+from muster.devices.availability import FAR
 from muster.devices.world import TIMING
 
 Duration = Callable[[int, int], int]
@@ -122,9 +123,18 @@ class ToyWorld:
         ends += [] if self.dies_at is None else [self.dies_at]
         return max(min(ends), sent + 1) if ends else None
 
-    def outcomes(self, tasks):
+    def losses(self, tasks, timing):
+        lost_at = [self._lost_at(task) for task in tasks]
+        after = [FAR if at is None else at - int(t["sent_at"]) for at, t in zip(lost_at, tasks, strict=True)]
+        return np.array(after, np.int64), np.full(len(tasks), Reason.DROPPED, np.int8)
+
+    def reports(self, tasks, timing):
         table = rows(EVENT, len(tasks), client=tasks["client"], ticket=tasks["ticket"], kind=Kind.ARRIVED)
         table["now"] = tasks["sent_at"] + self._total(tasks)
+        return table
+
+    def outcomes(self, tasks):
+        table = self.reports(tasks, None)
         for row, task in zip(table, tasks, strict=True):
             lost_at = self._lost_at(task)
             if lost_at is not None and lost_at <= row["now"]:

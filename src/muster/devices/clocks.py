@@ -47,10 +47,17 @@ class Clock(Part):
     changes: tuple[tuple[float, float, float], ...] = ()
     """Changes of speed as [at_secs, factor, share]: tasks sent from virtual time `at_secs` on take `factor`
     times as long, on a `share` of the clients drawn by seed. Later changes come on top of earlier ones."""
+    server_down_kbps: float | None = None
+    """The server's link towards all clients together, in 1,000 bits a second, shared max-min fairly; default:
+    as much as they can take."""
+    server_up_kbps: float | None = None
+    """The same for what clients send."""
 
     def __post_init__(self) -> None:
         self.check_choice("compute", ("examples", "flops", "fedscale", "fedscale_lognormal"))
         self.check_number("jitter", at_least=0, at_most=3)
+        self.check_number("server_down_kbps", above=0)
+        self.check_number("server_up_kbps", above=0)
         listed = self.changes
         if not isinstance(listed, (tuple, list)) or not all(_is_change(change) for change in listed):
             allowed = (
@@ -58,6 +65,11 @@ class Clock(Part):
             )
             raise FieldError("clock", "changes", listed, allowed)
         object.__setattr__(self, "changes", tuple(tuple(change) for change in listed))
+
+    @property
+    def shared(self) -> bool:
+        """Whether tasks share the server's link."""
+        return self.server_down_kbps is not None or self.server_up_kbps is not None
 
     @property
     def bits_per_kbit(self) -> float:

@@ -17,9 +17,10 @@ import numpy as np
 
 from muster.core.population import Candidates, Everyone, Online, Population
 from muster.core.randomness import uniforms
-from muster.core.tables import EVENT, SECOND, Kind, Reason, Table, rows, taken
+from muster.core.tables import EVENT, SECOND, Ids, Kind, Reason, Table, rows, taken
 from muster.core.work import Work
 
+from .availability import FAR
 from .clocks import REFERENCE_MACS, Clock
 
 TIMING = np.dtype([("down", "i8"), ("compute", "i8"), ("up", "i8")])
@@ -76,39 +77,48 @@ class World:
         table["up"] += (table["down"] + table["compute"] + table["up"]) == 0  # at least one nanosecond
         return table
 
-    def outcomes(self, tasks: Table) -> Table:
-        """EVENT rows in key order: each task's `Arrived`, or `Lost` somewhere on its way."""
-        timing = self.timing(tasks)
-        total = timing["down"] + timing["compute"] + timing["up"]
+    def losses(self, tasks: Table, timing: Table) -> tuple[Ids, Table]:
+        """i64[K] ns after which each task is lost unless it has reported before, FAR: never; and Reason."""
         ids, attempts = tasks["client"], tasks["attempt"].astype(np.int64)
+        after, why = np.full(len(tasks), FAR), np.full(len(tasks), np.int8(Reason.NONE))
         lost = uniforms(self.seed, "lost", ids, attempts) < self.dropout
-        after = total
         if lost.any():
+            total = (timing["down"] + timing["compute"] + timing["up"])[lost]
             share = uniforms(self.seed, "lost at", ids[lost], attempts[lost])
-            after = total.copy()
-            after[lost] = np.maximum((total[lost] * share).astype(np.int64), 1)
-        reason = np.where(lost, np.int8(Reason.DROPPED), np.int8(Reason.NONE))
+            after[lost] = np.maximum((total * share).astype(np.int64), 1)
+            why[lost] = Reason.DROPPED
         if self.population.availability is not None:
-            # Whoever is not online until the end is lost at the first instant of being gone.
-            stays = self.population.availability.online_until(ids, tasks["sent_at"]) - tasks["sent_at"]
-            gone = stays < after
-            if gone.any():
-                after = np.where(gone, np.maximum(stays + 1, 1), after)
-                reason[gone] = Reason.OFFLINE
-                lost |= gone
-        table = rows(
+            # Whoever goes offline is lost at the first instant of being gone.
+            until = self.population.availability.online_until(ids, tasks["sent_at"])
+            stays = np.maximum(until - tasks["sent_at"] + 1, 1)
+            gone = (stays <= after) & (until < FAR)
+            after, why[gone] = np.where(gone, stays, after), Reason.OFFLINE
+        return after, why
+
+    def reports(self, tasks: Table, timing: Table) -> Table:
+        """EVENT rows for TASK rows, in their order: `Arrived`, when all three legs are over."""
+        ids = tasks["client"]
+        return rows(
             EVENT,
             len(tasks),
-            now=tasks["sent_at"] + after,
+            now=tasks["sent_at"] + timing["down"] + timing["compute"] + timing["up"],
             kind=Kind.ARRIVED,
             client=ids,
             ticket=tasks["ticket"],
             steps=self.work.num_steps(np.asarray(self.population.num_examples[ids], np.int64)),
             secs=timing["compute"] / SECOND,
-            reason=reason,
         )
+
+    def outcomes(self, tasks: Table) -> Table:
+        """EVENT rows in key order: each task's `Arrived`, or `Lost` somewhere on its way."""
+        timing = self.timing(tasks)
+        table = self.reports(tasks, timing)
+        after, why = self.losses(tasks, timing)
+        lost = after <= table["now"] - tasks["sent_at"]
         if lost.any():
-            table["kind"][lost], table["steps"][lost], table["secs"][lost] = Kind.LOST, 0, 0.0
+            table["now"][lost] = (tasks["sent_at"] + after)[lost]
+            table["kind"][lost], table["reason"][lost] = Kind.LOST, why[lost]
+            table["steps"][lost], table["secs"][lost] = 0, 0.0
         if len(table) == 1:
             return table
         return taken(table, np.lexsort((table["client"], table["kind"], table["now"])))

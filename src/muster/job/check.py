@@ -15,6 +15,7 @@ from muster.devices.imported import Imported
 from muster.devices.trace_folder import read_facts
 from muster.models.own import OwnModel
 from muster.models.recurrent import CharLSTM
+from muster.sim.link import MAX_FLOWS
 from muster.tasks.task import Task
 
 from .names import label, parts
@@ -44,7 +45,7 @@ def check_population(job: Job, num_clients: int) -> None:
 def conflicts(job: Job) -> list[Conflict]:
     """All that makes the job impossible and can be known before its data is read."""
     most = num_clients(job) or getattr(job.data.partition, "max_clients", None)
-    found = _backend(job) + _task(job) + _target(job) + _reads(job)
+    found = _backend(job) + _task(job) + _target(job) + _reads(job) + _link(job)
     if isinstance(most, int):
         found += _population(job, most)
     if isinstance(job.population, Imported):
@@ -75,6 +76,17 @@ def _population(job: Job, num_clients: int) -> list[Conflict]:
     )
     above = [("algorithm", "pace", name) for name, _ in [(widest, 0), *sizes]]
     return [((*above, ("data", "partition", "num_clients"), ("data", "partition"), ("algorithm",)), text)]
+
+
+def _link(job: Job) -> list[Conflict]:
+    most = job.algorithm.pace.max_out
+    if not job.clock.shared or most <= MAX_FLOWS:
+        return []
+    text = (
+        f"clock: at most {MAX_FLOWS:,} tasks can share the server's link (server_down_kbps, server_up_kbps), "
+        f"but algorithm.pace has up to {most:,} out at once; lower that, or leave the link out"
+    )
+    return [((("clock", "server_down_kbps"), ("clock", "server_up_kbps"), ("clock",)), text)]
 
 
 def _reads(job: Job) -> list[Conflict]:

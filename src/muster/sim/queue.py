@@ -64,6 +64,11 @@ class Queue:
         """Sets the timer; the one before it will never ring."""
         self._timer = (time_ns, number)
 
+    def next_ns(self) -> int:
+        """The instant of the next row, or of the timer."""
+        timer = NEVER[0] if self._timer is None else self._timer[0]
+        return min(timer, self._heap[0][0][0]) if self._heap else timer
+
     def drop(self, tickets: Ids) -> None:
         """Takes the rows of discarded tasks out at once."""
         kept: list[tuple[Key, int, Run]] = []

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -40,28 +40,16 @@ from muster.core.tables import (
 )
 from muster.track.summary import meets
 
+from .costs import Ledger, Timed, spent_alone
+from .link import ServerLink
 from .queue import LOST, Queue
 
 
-class World(Protocol):
+class World(Timed, Protocol):
     """Who is there, and how long things take. A function of its arguments: nothing in it changes."""
-
-    @property
-    def down_bytes(self) -> int:
-        """Bytes of one task's download."""
-        ...
-
-    @property
-    def up_bytes(self) -> int:
-        """Bytes of one task's upload."""
-        ...
 
     def present(self, now_ns: int) -> Candidates:
         """The clients that are present at an instant."""
-        ...
-
-    def timing(self, tasks: Table) -> Table:
-        """Columns `down`, `compute`, `up` in ns for TASK rows."""
         ...
 
     def outcomes(self, tasks: Table) -> Table:
@@ -97,63 +85,6 @@ class Outside:
 
 
 @dataclass
-class Ledger:
-    """What the version that is being made has cost so far."""
-
-    num_sent: int = 0
-    num_lost: int = 0
-    num_late: int = 0
-    num_discarded: int = 0
-    up_bytes: int = 0
-    down_bytes: int = 0
-    device_ns_used: int = 0
-    device_ns_wasted: dict[int, int] = field(default_factory=dict)
-    """By Reason."""
-
-    def charge(self, world: World, tasks: Table, until: int | Ids | None, reason: int | Ids | None) -> None:
-        """Adds what TASK rows have used of links and devices.
-
-        Args:
-            world: Says how long they take.
-            tasks: TASK rows.
-            until: Up to which instant (ns), one for all or one each; None: to the end of each.
-            reason: Why they do not count (Reason), one for all or one each; None: they count.
-
-        """
-        timing = world.timing(tasks)
-        down, compute, up = (timing[name].astype(np.float64) for name in ("down", "compute", "up"))
-        total = timing["down"] + timing["compute"] + timing["up"]
-        spent = total if until is None else np.asarray(until) - tasks["sent_at"]
-        self.down_bytes += _share(spent, down, world.down_bytes)
-        self.up_bytes += _share(spent - down - compute, up, world.up_bytes)
-        device_ns = np.minimum(spent, total)
-        if reason is None:
-            self.device_ns_used += sum(device_ns.tolist())
-            return
-        of = np.broadcast_to(np.asarray(reason), len(tasks))
-        for why in np.unique(of).tolist():
-            if wasted := sum(device_ns[of == why].tolist()):
-                self.device_ns_wasted[why] = self.device_ns_wasted.get(why, 0) + wasted
-
-    def columns(self) -> dict[str, Any]:
-        """The fields of a Record that are costs."""
-        costs = dict(vars(self))
-        used, wasted = costs.pop("device_ns_used"), costs.pop("device_ns_wasted")
-        return {
-            **costs,
-            "device_secs_used": to_secs(used),
-            "device_secs_wasted": to_secs(sum(wasted.values())),
-            "wasted_by_reason": {Reason(why).name.lower(): to_secs(wasted[why]) for why in sorted(wasted)},
-        }
-
-
-def _share(spent: Table, leg: Table, num_bytes: int) -> int:
-    """Bytes that have travelled when `spent` ns of legs that take `leg` ns are over."""
-    share = np.where(leg > 0, np.clip(spent / np.maximum(leg, 1.0), 0.0, 1.0), spent >= 0)
-    return int(np.rint(share * num_bytes).sum())
-
-
-@dataclass
 class Simulation:
     """One run. Iterate over it to get a Record for each version.
 
@@ -166,6 +97,7 @@ class Simulation:
         outside: Ends by wall time or target.
         wall_before: Wall seconds spent before a resume.
         surrogate: Mark the records: their losses come from a curve.
+        link: What all tasks share of the server's link; None: it is never too narrow.
         log: Called with every table of events that is delivered; a replay needs no more.
 
     """
@@ -178,6 +110,7 @@ class Simulation:
     outside: Outside = field(default_factory=Outside)
     wall_before: float = 0.0
     surrogate: bool = False
+    link: ServerLink | None = None
     log: Callable[[Events], None] = field(default=lambda _: None)
     ended: Stop | None = field(default=None, init=False)
     _queue: Queue = field(default_factory=Queue, init=False)
@@ -195,10 +128,15 @@ class Simulation:
         self._fresh = self.state.next_ticket == 0 and self.state.version == 0 and self.state.timer == -1
         if self._fresh:
             return
-        # A resumed run: tasks that are out are timed again, to the same nanosecond.
+        # A resumed run: tasks that are out are timed again, to the same nanosecond. Where they share a link,
+        # it has been put back as it was; what has arrived there may not have been told.
         out = self.state.tasks
         self._ledger.num_sent = int(np.count_nonzero(out["version"] == self.state.version))
-        self._queue.push(self.world.outcomes(taken(out, ~out["arrived"])))
+        waiting = taken(out, ~out["arrived"])
+        if self.link is None:
+            self._queue.push(self.world.outcomes(waiting))
+        else:
+            self._queue.push(self.link.told(waiting["ticket"]))
         if self.state.wake_ns is not None:
             self._queue.wake_at(self.state.wake_ns, self.state.timer)
 
@@ -215,6 +153,8 @@ class Simulation:
             commands = self._step(Events.one(Kind.STARTED, 0))
             self._carry_out(commands)
         while self.ended is None:
+            if self.link is not None:
+                self._queue.push(self.link.run(self._queue.next_ns()))
             events = self._queue.take(appetite(self.algorithm, self.state))
             assert events is not None, "no timer is set and nothing is out, yet the run goes on"
             self._lose(events)
@@ -252,7 +192,10 @@ class Simulation:
             match command:
                 case Train(tasks):
                     self._ledger.num_sent += len(tasks)
-                    self._queue.push(self.world.outcomes(tasks))
+                    if self.link is None:
+                        self._queue.push(self.world.outcomes(tasks))
+                    else:
+                        self.link.send(self.world, tasks)
                 case Accept(tickets, staleness):
                     self._accepted.append((self._find(tickets), staleness))
                 case Discard(tickets, reason):
@@ -273,7 +216,9 @@ class Simulation:
     def _discard(self, tickets: Ids, reason: Reason) -> None:
         tasks = self._find(tickets)
         self._queue.drop(tickets)
-        self._ledger.charge(self.world, tasks, self.state.now_ns, reason)
+        if self.link is not None:
+            self.link.stop(tickets, self.state.now_ns)
+        self._charge(tasks, self.state.now_ns, reason)
         if reason == Reason.LATE:
             self._ledger.num_late += len(tasks)
         else:
@@ -299,12 +244,20 @@ class Simulation:
         """Charges what was accepted and lost since the last version: all at once, each up to its own end."""
         if self._lost:
             tasks, until, reasons = (np.concatenate(column) for column in zip(*self._lost, strict=True))
-            self._ledger.charge(self.world, tasks, until, reasons)
+            self._charge(tasks, until, reasons)
             self._lost.clear()
         if self._accepted:
             tasks = np.concatenate([tasks for tasks, _ in self._accepted])
-            self._ledger.charge(self.world, tasks, None, None)
+            self._charge(tasks, None, None)
             self._accepted.clear()
+
+    def _charge(self, tasks: Table, until: int | Ids | None, reason: int | Ids | None) -> None:
+        """Charges TASK rows up to an instant, None: to their ends; and says why they do not count, if so."""
+        if self.link is None:
+            spent = spent_alone(self.world, tasks, until)
+        else:
+            spent = self.link.settle(tasks["ticket"])
+        self._ledger.charge(spent, reason)
 
     def _evaluate(self, version: int) -> None:
         if version != self._evaluated:
