@@ -89,3 +89,14 @@ def test_every_epoch_is_shuffled_anew_and_repeats_by_seed():
 def test_what_cannot_be_trained_is_refused(field):
     with pytest.raises(FieldError, match="must be an integer"):
         Work(**field)
+
+
+def test_steps_that_the_task_asks_for_go_before_the_sections_own():
+    counts = np.array([5, 5, 0, 30])
+    for work in (Work(epochs=2, batch_size=10), Work(steps=4, batch_size=10)):
+        assert work.num_steps(counts, np.array([3, 0, 3, 7])).tolist() == [3, work.num_steps(counts)[1], 0, 7]
+    # batches of 10 out of 30: 7 steps are two passes and one batch
+    assert Work(batch_size=10).num_trained(np.array([30]), np.array([7])).tolist() == [70]
+    batches = list(Work(batch_size=10).batches(30, np.random.default_rng(0), 7))
+    assert [len(batch) for batch in batches] == [10] * 7
+    assert sorted(np.concatenate(batches[3:6]).tolist()) == list(range(30))

@@ -239,6 +239,7 @@ def replay(rig: Rig, log: list[tuple[bytes, bytes]]) -> list[list[Command]]:
         if events.table["kind"][0] == Kind.ADVANCED:
             tasks, staleness = (np.concatenate(column) for column in zip(*accepted, strict=True))
             made = rig.plane.advance(tasks, staleness, set(out["version"].tolist()))
+            made["secs"] = events.reports["secs"]  # the shell's own, which knows the devices
             assert made.tobytes() == reports
             accepted.clear()
         lost = events.table["ticket"][events.table["kind"] == Kind.LOST]

@@ -96,6 +96,7 @@ TASK = np.dtype(
         ("version", "i8"),
         ("sent_at", "i8"),  # ns
         ("attempt", "i4"),  # how many tasks this client had before
+        ("steps", "i4"),  # mini-batch steps that the pace decided on; 0: what the job's train section says
         ("arrived", "?"),  # reported, but neither accepted nor discarded yet
     ]
 )
@@ -110,6 +111,10 @@ REPORT = np.dtype(
         ("staleness", "i4"),  # versions between the model it was sent and the one it moves
         ("loss", "f8"),  # mean over the examples trained, as they were trained
         ("loss_sq_mean", "f8"),  # mean of the squared loss per example
+        ("loss_before", "f8"),  # of the model received, over all the client's examples; NaN: not measured
+        ("norm", "f8"),  # Euclidean, of the update's parameters as they arrived
+        ("a_norm", "f8"),  # gradient steps that the update is worth (FedNova's sum of coefficients)
+        ("secs", "f8"),  # seconds of training on the client's device; the shell knows them
         ("refused", "i1"),
     ]
 )

@@ -36,24 +36,34 @@ class Work(Part):
         size = np.maximum(num_examples, 1) if self.batch_size == 0 else self.batch_size
         return np.asarray(-(-num_examples // size), np.int64)
 
-    def num_steps(self, num_examples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """SGD steps of one task, for clients with `num_examples` (i64[K]) examples."""
-        if self.steps is not None:
-            return np.where(num_examples > 0, self.steps, 0).astype(np.int64)
-        return self.epochs * self.batches_per_epoch(num_examples)
+    def num_steps(
+        self, num_examples: npt.NDArray[np.int64], asked: npt.NDArray[np.int32] | int = 0
+    ) -> npt.NDArray[np.int64]:
+        """SGD steps of one task, for clients with `num_examples` (i64[K]) examples.
 
-    def num_trained(self, num_examples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        `asked` (TASK's `steps`, one for all or one each) goes before this section's own where it is not 0.
+        """
+        own = self.epochs * self.batches_per_epoch(num_examples) if self.steps is None else self.steps
+        steps = np.where(np.asarray(asked) > 0, asked, own)
+        return np.where(np.asarray(num_examples) > 0, steps, 0).astype(np.int64)
+
+    def num_trained(
+        self, num_examples: npt.NDArray[np.int64], asked: npt.NDArray[np.int32] | int = 0
+    ) -> npt.NDArray[np.int64]:
         """Examples that one task goes through (with repetition), for each of `num_examples`."""
-        if self.steps is None:
-            return self.epochs * np.asarray(num_examples, np.int64)
         per_epoch = np.maximum(self.batches_per_epoch(num_examples), 1)
-        whole, rest = np.divmod(self.steps, per_epoch)
+        whole, rest = np.divmod(self.num_steps(num_examples, asked), per_epoch)
         batch = num_examples if self.batch_size == 0 else self.batch_size
         return np.asarray(whole * num_examples + np.minimum(rest * batch, num_examples), np.int64)
 
-    def batches(self, num_examples: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
-        """Yields the example indices of each step in turn: i64[<= batch_size], shuffled every epoch."""
-        left = int(self.num_steps(np.asarray([num_examples]))[0])
+    def batches(
+        self, num_examples: int, rng: np.random.Generator, asked: int = 0
+    ) -> Iterator[npt.NDArray[np.int64]]:
+        """Yields the example indices of each step in turn: i64[<= batch_size], shuffled every epoch.
+
+        `asked` is the number of steps if the task has one of its own (TASK's `steps`), else 0.
+        """
+        left = int(self.num_steps(np.asarray([num_examples]), asked)[0])
         size = self.batch_size or max(num_examples, 1)
         while left > 0:
             order = rng.permutation(num_examples)

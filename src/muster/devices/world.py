@@ -105,7 +105,9 @@ class World:
             kind=Kind.ARRIVED,
             client=ids,
             ticket=tasks["ticket"],
-            steps=self.work.num_steps(np.asarray(self.population.num_examples[ids], np.int64)),
+            steps=self.work.num_steps(
+                np.asarray(self.population.num_examples[ids], np.int64), tasks["steps"]
+            ),
             secs=timing["compute"] / SECOND,
         )
 

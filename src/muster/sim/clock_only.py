@@ -43,7 +43,7 @@ class ClockOnly:
             ticket=tasks["ticket"],
             client=clients,
             num_examples=examples,
-            num_steps=self.work.num_steps(examples),
+            num_steps=self.work.num_steps(examples, tasks["steps"]),
             staleness=staleness,
             loss=loss,
             loss_sq_mean=loss**2,

@@ -20,6 +20,7 @@ from muster.core.record import Record
 from muster.core.state import ServerState
 from muster.core.step import appetite, end, step
 from muster.core.tables import (
+    SECOND,
     TASK,
     Accept,
     Advance,
@@ -238,7 +239,9 @@ class Simulation:
         tasks = np.concatenate([rows(TASK, 0), *(tasks for tasks, _ in self._accepted)])
         staleness = np.concatenate([np.zeros(0, np.int64), *(late for _, late in self._accepted)])
         self._settle()
-        return self.plane.advance(tasks, staleness, set(self.state.tasks["version"].tolist()))
+        reports = self.plane.advance(tasks, staleness, set(self.state.tasks["version"].tolist()))
+        reports["secs"] = self.world.timing(tasks)["compute"] / SECOND
+        return reports
 
     def _settle(self) -> None:
         """Charges what was accepted and lost since the last version: all at once, each up to its own end."""
