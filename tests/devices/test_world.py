@@ -224,3 +224,7 @@ def test_who_is_present_follows_availability():
     assert at.present(7 * SECOND).among(both).tolist() == [1]
     assert at.present(7 * SECOND).when(2, np.zeros(0, np.int64)) == 10 * SECOND
     assert at.present(7 * SECOND).sample(2, np.random.default_rng(0), np.zeros(0, np.int64)).tolist() == [1]
+
+
+def test_what_each_clients_first_task_is_expected_to_take():
+    assert world().expected_secs().tolist() == [1 + 1.35 + 4, 80 + 0.084 + 80]

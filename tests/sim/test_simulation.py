@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from muster.algorithms.fedavg import Sync, fedavg
+from muster.algorithms.fedavg import Sync, Uniform, fedavg
 from muster.algorithms.fedbuff import Buffered, fedbuff
 from muster.core.record import Record
 from muster.core.state import Limits, load_state, save_state
@@ -99,6 +99,24 @@ def test_the_synchronous_round_of_the_published_example():
     # Clients 2, 3, 5 have 3, 4, 6 examples and losses 2, 3, 5.
     assert record.loss == pytest.approx((3 * 2 + 4 * 3 + 6 * 5) / 13)
     assert record.metrics == {"accuracy": 0.1} and record.complete
+
+
+@dataclass(frozen=True)
+class Remembers(Uniform):
+    """Keeps the reports of the last version in its state."""
+
+    def observe(self, state, now_ns, reports):
+        return {"client": reports["client"], "secs": reports["took_secs"]}
+
+
+def test_reports_say_how_long_each_task_took():
+    for algorithm in (sync(cohort=3, over_commit=1.6), fedbuff().but(pace=Buffered(3, 5))):
+        run = simulation(algorithm.but(select=Remembers()), five(), ToyPlane(), Limits(rounds=2))
+        for record in list(run)[1:3]:
+            assert record.num_accepted == 3
+        told = run.state.select
+        expected = [float(DURATIONS[client]) for client in told["client"].tolist()]
+        assert told["secs"].tolist() == expected
 
 
 def test_if_client_5_goes_away_the_round_takes_longer():

@@ -233,13 +233,14 @@ def to_bytes(log: list[Events]) -> list[tuple[bytes, bytes]]:
 def replay(rig: Rig, log: list[tuple[bytes, bytes]]) -> list[list[Command]]:
     """Feeds a log of events to `step` and a new rig's plane, without its simulation."""
     state, out, told = rig.sim.state, rows(TASK, 0), []
-    accepted: list[tuple[Any, Any]] = []
+    accepted: list[tuple[Any, Any, Any]] = []
     for table, reports in log:
         events = Events(np.frombuffer(table, EVENT), np.frombuffer(reports, REPORT))
         if events.table["kind"][0] == Kind.ADVANCED:
-            tasks, staleness = (np.concatenate(column) for column in zip(*accepted, strict=True))
+            tasks, staleness, took = (np.concatenate(column) for column in zip(*accepted, strict=True))
             made = rig.plane.advance(tasks, staleness, set(out["version"].tolist()))
             made["secs"] = events.reports["secs"]  # the shell's own, which knows the devices
+            made["took_secs"] = took
             assert made.tobytes() == reports
             accepted.clear()
         lost = events.table["ticket"][events.table["kind"] == Kind.LOST]
@@ -251,8 +252,8 @@ def replay(rig: Rig, log: list[tuple[bytes, bytes]]) -> list[list[Command]]:
             match command:
                 case Train(tasks):
                     out = np.concatenate([out, tasks])
-                case Accept(tickets, staleness):
-                    accepted.append((out[np.searchsorted(out["ticket"], tickets)], staleness))
+                case Accept(tickets, staleness, took):
+                    accepted.append((out[np.searchsorted(out["ticket"], tickets)], staleness, took))
                     out = out[~np.isin(out["ticket"], tickets)]
                 case Discard(tickets, _):
                     out = out[~np.isin(out["ticket"], tickets)]

@@ -38,6 +38,8 @@ class Select(Part):
     reads: ClassVar[tuple[str, ...]] = ()
     """Columns of REPORT that `observe` learns from. When empty, who is drawn does not depend on
     training, and a clock-only run is exact."""
+    foresees: ClassVar[bool] = False
+    """Whether `init` reads `population.task_secs`: how long a first task is expected to take."""
 
     def init(self, population: Population) -> State:
         """The state before the first draw."""

@@ -43,6 +43,8 @@ class Population:
     """When clients are online; None: always."""
     memory_mb: npt.NDArray[np.float32] | None = None
     """[C], main memory; None: not known."""
+    task_secs: npt.NDArray[np.float64] | None = None
+    """[C], what one task of this job is expected to take; None: not known. Only for selects that ask."""
 
     @property
     def num_clients(self) -> int:

@@ -148,6 +148,7 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     if arrived.any():
         tasks = joined(tasks, tasks[:0])  # a copy
         tasks["arrived"][at[arrived]] = True
+        tasks["arrived_at"][at[arrived]] = table["now"][arrived]
     gone = np.zeros(len(tasks), bool)
     gone[at[lost]] = True
     if any_away:  # who leaves, or joins anew, no longer works on what it was sent
@@ -206,8 +207,9 @@ def _decide(state: ServerState, plan: Plan) -> tuple[ServerState, list[Command]]
     commands: list[Command] = []
     if len(plan.accept):
         at = np.searchsorted(state.tasks["ticket"], plan.accept)
-        staleness = state.version - state.tasks["version"][at]
-        commands.append(Accept(frozen(plan.accept), frozen(staleness)))
+        tasks = taken(state.tasks, at)
+        staleness, took = state.version - tasks["version"], tasks["arrived_at"] - tasks["sent_at"]
+        commands.append(Accept(frozen(plan.accept), frozen(staleness), frozen(took / SECOND)))
     if len(plan.discard):
         commands.append(Discard(frozen(plan.discard), plan.reason))
     if len(plan.accept) or len(plan.discard):

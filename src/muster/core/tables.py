@@ -98,6 +98,7 @@ TASK = np.dtype(
         ("attempt", "i4"),  # how many tasks this client had before
         ("steps", "i4"),  # mini-batch steps that the pace decided on; 0: what the job's train section says
         ("arrived", "?"),  # reported, but neither accepted nor discarded yet
+        ("arrived_at", "i8"),  # ns; 0 until then
     ]
 )
 """One row a task that the server waits for or has not decided on."""
@@ -115,6 +116,7 @@ REPORT = np.dtype(
         ("norm", "f8"),  # Euclidean, of the update's parameters as they arrived
         ("a_norm", "f8"),  # gradient steps that the update is worth (FedNova's sum of coefficients)
         ("secs", "f8"),  # seconds of training on the client's device; the shell knows them
+        ("took_secs", "f8"),  # from being sent to its report, links included; the shell copies it from Accept
         ("refused", "i1"),
     ]
 )
@@ -183,10 +185,13 @@ class Train:
 
 @dataclass(frozen=True)
 class Accept:
-    """These updates count; `staleness` i64[K] says how many versions late each is."""
+    """These updates count; `staleness` i64[K] says how many versions late each is, `took_secs` f64[K] how long
+    each took from being sent to its report.
+    """
 
     tickets: Ids
     staleness: Ids
+    took_secs: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from muster.core.population import Candidates, Everyone, Online, Population
 from muster.core.randomness import uniforms
-from muster.core.tables import EVENT, SECOND, Ids, Kind, Reason, Table, rows, taken
+from muster.core.tables import EVENT, SECOND, TASK, Ids, Kind, Reason, Table, rows, taken
 from muster.core.work import Work
 
 from .availability import FAR
@@ -76,6 +77,12 @@ class World:
             table[name] = np.rint(secs * SECOND)
         table["up"] += (table["down"] + table["compute"] + table["up"]) == 0  # at least one nanosecond
         return table
+
+    def expected_secs(self) -> npt.NDArray[np.float64]:
+        """Seconds that each client's first task takes, f64[C], unless it is lost."""
+        clients = np.arange(self.population.num_clients)
+        timing = self.timing(rows(TASK, len(clients), client=clients))
+        return np.asarray((timing["down"] + timing["compute"] + timing["up"]) / SECOND, np.float64)
 
     def losses(self, tasks: Table, timing: Table) -> tuple[Ids, Table]:
         """i64[K] ns after which each task is lost unless it has reported before, FAR: never; and Reason."""

@@ -117,7 +117,7 @@ class Simulation:
     _queue: Queue = field(default_factory=Queue, init=False)
     _out: Table = field(default_factory=lambda: rows(TASK, 0), init=False)
     """The server's tasks before its last step: what that accepts or discards was among them."""
-    _accepted: list[tuple[Table, Ids]] = field(default_factory=list, init=False)
+    _accepted: list[tuple[Table, Accept]] = field(default_factory=list, init=False)
     _lost: list[tuple[Table, Ids, Ids]] = field(default_factory=list, init=False)
     """Tasks, until when they ran, and why they were lost."""
     _ledger: Ledger = field(default_factory=Ledger, init=False)
@@ -197,8 +197,8 @@ class Simulation:
                         self._queue.push(self.world.outcomes(tasks))
                     else:
                         self.link.send(self.world, tasks)
-                case Accept(tickets, staleness):
-                    self._accepted.append((self._find(tickets), staleness))
+                case Accept(tickets):
+                    self._accepted.append((self._find(tickets), command))
                 case Discard(tickets, reason):
                     self._discard(tickets, reason)
                 case WakeAt(time_ns, number):
@@ -237,10 +237,12 @@ class Simulation:
     def _advance(self) -> Table:
         # A pace may advance with nothing accepted: the version is made, the model stays.
         tasks = np.concatenate([rows(TASK, 0), *(tasks for tasks, _ in self._accepted)])
-        staleness = np.concatenate([np.zeros(0, np.int64), *(late for _, late in self._accepted)])
+        staleness = np.concatenate([np.zeros(0, np.int64), *(said.staleness for _, said in self._accepted)])
+        took = np.concatenate([np.zeros(0), *(said.took_secs for _, said in self._accepted)])
         self._settle()
         reports = self.plane.advance(tasks, staleness, set(self.state.tasks["version"].tolist()))
         reports["secs"] = self.world.timing(tasks)["compute"] / SECOND
+        reports["took_secs"] = took
         return reports
 
     def _settle(self) -> None:
