@@ -185,8 +185,9 @@ class Train:
 
 @dataclass(frozen=True)
 class Accept:
-    """These updates count; `staleness` i64[K] says how many versions late each is, `took_secs` f64[K] how long
-    each took from being sent to its report.
+    """These updates count.
+
+    `staleness` i64[K] says how many versions late each is, `took_secs` f64[K] how long it was on its way.
     """
 
     tickets: Ids
