@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from muster.cli_operate import certs_app
 from muster.core.errors import MusterError, UserError
 
 DONE, OURS, USERS, INTERRUPTED = 0, 1, 2, 130
@@ -232,6 +233,8 @@ def data(context: typer.Context, json: AsJson = False) -> int:
     """List the data sets and partitions."""
     return _list(context.obj, "data")
 
+
+app.add_typer(certs_app, name="certs")
 
 devices_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.add_typer(devices_app, name="devices")

@@ -5,7 +5,9 @@ MusterError
 │   ├── FieldError         a part's field holds a value that it may not
 │   ├── JobError           a job file says something that cannot be run (file, line, key)
 │   ├── DataError          a data set is missing, damaged or of an unknown format
+│   ├── CertificateError   a certificate or key cannot be made, read or used
 │   └── RunFolderError     a run folder or a checkpoint cannot be read or written
+├── AccessError            a caller has not shown who it is, or may not do what it asks
 └── TrainingError          a client's training raised; names the client and the task
 
 What is not in this tree is a bug of ours: a traceback in the run folder, exit code 1.
@@ -50,6 +52,23 @@ class DataError(UserError):
 
 class RunFolderError(UserError):
     """A run folder or checkpoint that cannot be read or written (missing, damaged, disk full)."""
+
+
+class CertificateError(UserError):
+    """A certificate or key that cannot be made, read or used: says which file, and the date or name."""
+
+
+class AccessError(MusterError):
+    """A caller is refused.
+
+    Args:
+        code: The gRPC status by name: UNAUTHENTICATED, PERMISSION_DENIED or RESOURCE_EXHAUSTED.
+        why: The sentence that the caller is told.
+    """
+
+    def __init__(self, code: str, why: str) -> None:
+        self.code = code
+        super().__init__(why)
 
 
 class TrainingError(MusterError):
