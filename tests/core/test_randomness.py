@@ -99,3 +99,11 @@ def test_two_streams_and_two_seeds_are_independent():
     a, b = np.arange(100_000), np.zeros(100_000, np.int64)
     for other in (uniforms(1, "y", a, b), uniforms(2, "x", a, b), uniforms(1, "x", b, a)):
         assert abs(np.corrcoef(uniforms(1, "x", a, b), other)[0, 1]) < 3.3 / np.sqrt(len(a))
+
+
+def test_a_generator_is_philox_with_that_key():
+    """NumPy's own way to say so is slower."""
+    for numbers in [(), (3,), (2**60, 7)]:
+        mine, its = rng(5, "select", *numbers), np.random.Philox(key=key(5, "select", *numbers))
+        assert str(mine.bit_generator.state) == str(its.state)
+        assert mine.integers(0, 2**62, 9).tolist() == np.random.Generator(its).integers(0, 2**62, 9).tolist()

@@ -13,6 +13,7 @@ from muster.core.population import Everyone, Online, Population
 from muster.core.tables import EVENT, SECOND, TASK, Kind, Reason, rows
 from muster.core.work import Work
 from muster.devices.availability import Availability, Intervals
+from muster.devices.clocks import Clock
 from muster.devices.mobile import Mobile
 from muster.devices.world import World
 
@@ -228,3 +229,37 @@ def test_who_is_present_follows_availability():
 
 def test_what_each_clients_first_task_is_expected_to_take():
     assert world().expected_secs().tolist() == [1 + 1.35 + 4, 80 + 0.084 + 80]
+
+
+@pytest.mark.parametrize("work", [Work(epochs=2), Work(steps=5, batch_size=0)])
+@pytest.mark.parametrize(
+    "clock", [Clock(), Clock(jitter=0.4, changes=((60.0, 2.0, 0.5),)), Clock("fedscale")]
+)
+def test_a_task_alone_has_the_outcome_that_it_has_among_others(work, clock):
+    """One row goes a way of its own, in Python's numbers."""
+    examples = np.arange(1, 301, dtype=np.int32)
+    who = Mobile(availability="diurnal").draw(examples, 2)
+    at = World(who, work, 1_000_000, 2_000_000, 0.3, 2, clock)
+    draw = np.random.default_rng(0)
+    many = tasks(*range(300))
+    many["sent_at"] = draw.integers(0, 10**15, 300)
+    many["sent_at"][:150] = who.availability.next_online(many["client"][:150], many["sent_at"][:150])
+    many["attempt"], many["steps"] = draw.integers(0, 9, 300), draw.integers(0, 3, 300)
+    together = np.sort(at.outcomes(many), order="ticket")
+    assert {0, 1, 8} == set(together["reason"].tolist())
+    for row, task in zip(together, many, strict=True):
+        assert at.outcomes(np.array([task])).tobytes() == row.tobytes()
+
+
+def test_a_clients_stay_alone_is_that_among_others():
+    """Traces that are online all the time, over the end of their period, or never."""
+    trace = np.array([0, 1, 1, 2, 2, 3, 5])
+    starts, ends = np.array([0, 0, 70, 10, 40, 90, 0]), np.array([100, 20, 100, 20, 50, 100, 30])
+    there = Availability(
+        Intervals.joined(trace, starts, ends, np.array([100, 100, 100, 100, 100, 60])),
+        np.arange(6, dtype=np.int32),
+        np.array([0, 5, -3, 7, 0, 11]),
+    )
+    for now in range(0, 250):
+        together = there.online_until(np.arange(6), now).tolist()
+        assert [there.online_until(np.array([c]), now).tolist()[0] for c in range(6)] == together

@@ -84,7 +84,7 @@ class Everyone:
         """Uniform without replacement, in time and memory that grow with k + len(but) only."""
         wanted = min(self.num_clients, k + len(but))
         drawn = rng.choice(self.num_clients, wanted, replace=False)
-        return drawn[~np.isin(drawn, but)][:k] if len(but) else drawn[:k]
+        return drawn[~within(drawn, but)][:k] if len(but) else drawn[:k]
 
     def among(self, ids: Ids) -> Ids:
         """All of them."""
@@ -114,7 +114,7 @@ class Online:
         num_drawn, batch = 0, 4 * k + 28
         while k > 0 and num_drawn + batch <= self.num_clients:
             able = self.among(rng.integers(0, self.num_clients, batch))
-            able = able[~_within(able, but)]
+            able = able[~within(able, but)]
             found = able if len(found) == 0 else np.concatenate([found, able])
             if k > 1:
                 found = _first(found)
@@ -124,7 +124,7 @@ class Online:
             missing = k - len(found)
             batch = max(batch, 2 * missing * num_drawn // max(len(found), 1))
         able = self.among(np.arange(self.num_clients))
-        able = able[~_within(able, but)]
+        able = able[~within(able, but)]
         return rng.choice(able, min(k, len(able)), replace=False)
 
     def among(self, ids: Ids) -> Ids:
@@ -140,7 +140,7 @@ SMALL = 65_536
 """Pairs that are compared one with the other rather than sorted."""
 
 
-def _within(ids: Ids, others: Ids) -> npt.NDArray[np.bool_]:
+def within(ids: Ids, others: Ids) -> npt.NDArray[np.bool_]:
     """bool[K]: which of `ids` are in `others`."""
     if len(ids) * len(others) <= SMALL:
         return np.asarray((ids[:, None] == others).any(axis=1))
@@ -170,7 +170,7 @@ class Free:
 
     def among(self, ids: Ids) -> Ids:
         """Those of `ids` that are present and free, in the order given."""
-        return self.present.among(ids[~np.isin(ids, self.busy)])
+        return self.present.among(ids[~within(ids, self.busy)])
 
     def when(self, n: int) -> int | None:
         """First instant (ns) at which `n` clients are present and not busy now; None: never."""

@@ -8,9 +8,12 @@ counter-based generator: a key is all the state it has.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random.bit_generator import ISeedSequence
 
 
 def key(seed: int, stream: str, *numbers: int) -> int:
@@ -22,9 +25,22 @@ def key(seed: int, stream: str, *numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
 
 
+class _Key(ISeedSequence):
+    """Hands Philox its key. `Philox(key=...)` makes the same generator, but asks the system for entropy that
+    it then throws away, which takes longer than most draws.
+    """
+
+    def __init__(self, key: int) -> None:
+        self._words = np.frombuffer(key.to_bytes(16, "little"), np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> npt.NDArray[Any]:
+        return self._words
+
+
 def rng(seed: int, stream: str, *numbers: int) -> np.random.Generator:
     """A generator of its own for one named draw, e.g. `rng(seed, "select", 17)`."""
-    return np.random.Generator(np.random.Philox(key=key(seed, stream, *numbers)))
+    keyed = _Key(key(seed, stream, *numbers))
+    return np.random.Generator(np.random.Philox(keyed))  # type: ignore[arg-type]  # any ISeedSequence will do
 
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
@@ -42,13 +58,24 @@ def uniforms(
 
     Philox4x32-10 over whole columns: keyed as `rng` is, without a generator a row.
     """
-    if len(a) == 1:  # an asynchronous run asks for one at a time, and has many columns of one to make
-        high, low = _philox_of([int(n) & _LONG for n in (a[0], b[0])], key(seed, stream))
-        return np.array([((high << 32 | low) >> 11) * 2.0**-53])
+    if len(a) == 1:  # an asynchronous run asks for one at a time
+        return np.array([uniform(seed, stream, int(a[0]), int(b[0]))])
     first, second = np.asarray(a, np.int64).view(np.uint64), np.asarray(b, np.int64).view(np.uint64)
-    words = _philox([first & _LOW, first >> _WORD, second & _LOW, second >> _WORD], key(seed, stream))
+    words = _philox([first & _LOW, first >> _WORD, second & _LOW, second >> _WORD], _key_of(seed, stream))
     bits = ((words[0] << _WORD) | words[1]) >> np.uint64(11)
     return np.asarray(bits * 2.0**-53, np.float64)
+
+
+def uniform(seed: int, stream: str, a: int, b: int) -> float:
+    """The number in [0, 1) for one pair: what `uniforms` has for it."""
+    high, low = _philox_of([a & _LONG, b & _LONG], _key_of(seed, stream))
+    return ((high << 32 | low) >> 11) * 2.0**-53
+
+
+@lru_cache(maxsize=1024)
+def _key_of(seed: int, stream: str) -> int:
+    """The key of a stream whose draws are told apart by counters."""
+    return key(seed, stream)
 
 
 def _philox_of(pair: list[int], key: int) -> tuple[int, int]:

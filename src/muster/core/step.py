@@ -15,7 +15,7 @@ import numpy as np
 
 from .algorithm import Algorithm, Plan, Select, View
 from .errors import UserError
-from .population import Candidates, Free
+from .population import Candidates, Free, within
 from .randomness import rng
 from .state import ServerState
 from .tables import (
@@ -291,7 +291,7 @@ def _held(select: Select, drawn: object, k: int, free: Free) -> Ids:
         )
     if len(ids) > 1 and len(np.unique(ids)) < len(ids):
         raise UserError(f"{name} a client twice, but each may get one task")
-    if np.isin(ids, free.busy).any():
+    if within(ids, free.busy).any():
         raise UserError(f"{name} a client that is at work; draw from `free`, by free.sample or free.among")
     return np.asarray(ids, np.int64)
 

@@ -158,6 +158,19 @@ class Intervals:
         until = np.where(wraps, at_ns + period + first_end - phase, until)
         return np.where(wraps & (first_end == period - 1), FAR, until)
 
+    def until(self, row: int, at_ns: int) -> int:
+        """`online_until` of one trace: an asynchronous run asks for one at a time."""
+        period, low, high = int(self.period[row]), int(self.offsets[row]), int(self.offsets[row + 1])
+        phase = at_ns % period
+        at = low + int(self.starts[low:high].searchsorted(phase, side="right")) - 1
+        if at < low or phase > self.ends[at]:
+            return at_ns - 1
+        end = min(int(self.ends[at]), period - 1)
+        if end < period - 1 or self.starts[low] != 0:
+            return at_ns + end - phase
+        first_end = min(int(self.ends[low]), period - 1)
+        return FAR if first_end == period - 1 else at_ns + period + first_end - phase
+
     def next_online(self, rows: Rows, at_ns: Ids | int) -> Ids:
         """i64[K]: the first instant >= `at_ns` at which each trace is online, absolute ns; FAR: never."""
         phase, at = self._find(rows, at_ns)
@@ -211,6 +224,10 @@ class Availability:
     def online_until(self, clients: Ids, at_ns: Ids | int) -> Ids:
         """i64[K]: the last instant of the interval that holds `at_ns`; FAR: for ever."""
         shift = self.shift[clients]
+        if len(clients) == 1:
+            by, at = int(shift[0]), int(np.asarray(at_ns).item())
+            end = self.intervals.until(int(self.row[clients[0]]), at + by)
+            return np.array([end if end == FAR else end - by])
         until = self.intervals.online_until(self.row[clients], at_ns + shift)
         return np.where(until == FAR, FAR, until - shift)
 

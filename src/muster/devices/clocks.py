@@ -109,8 +109,10 @@ class Clock(Part):
             secs = secs * (macs / REFERENCE_MACS)
         return np.asarray(secs * factor, np.float64)
 
-    def _factor(self, tasks: Table, seed: int) -> Floats:
+    def _factor(self, tasks: Table, seed: int) -> Floats | float:
         """How many times as long as without jitter and changes each of TASK rows takes, f64[K] > 0."""
+        if not self.jitter and not self.changes:
+            return 1.0
         factor = np.ones(len(tasks))
         client, attempt = tasks["client"], tasks["attempt"].astype(np.int64)
         if self.jitter:

@@ -11,13 +11,12 @@ resume the same tasks are timed again, to the same nanosecond.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from muster.core.population import Candidates, Everyone, Online, Population
-from muster.core.randomness import uniforms
+from muster.core.randomness import uniform, uniforms
 from muster.core.tables import EVENT, SECOND, TASK, Ids, Kind, Reason, Table, rows, taken
 from muster.core.work import Work
 
@@ -63,20 +62,15 @@ class World:
     def timing(self, tasks: Table) -> Table:
         """TIMING rows for TASK rows: what each task would take if it were not lost."""
         who, clock = self.population, self.clock
-        client = tasks["client"]
+        client = tasks["client"] if len(tasks) != 1 else tasks["client"][0]  # numbers are faster than columns
         examples = np.asarray(who.num_examples[client], np.int64)
         speed = who.ms_per_example[client].astype(np.float64)
         kbit = clock.bits_per_kbit
-        legs: dict[str, Any] = {
-            "down": 8 * self.down_bytes / (kbit * who.down_kbps[client].astype(np.float64)),
-            "compute": clock.secs(tasks, self.seed, self.work, examples, speed, self.macs),
-            "up": 8 * self.up_bytes / (kbit * who.up_kbps[client].astype(np.float64)),
-        }
-        table = rows(TIMING, len(tasks))
-        for name, secs in legs.items():
-            table[name] = np.rint(secs * SECOND)
-        table["up"] += (table["down"] + table["compute"] + table["up"]) == 0  # at least one nanosecond
-        return table
+        down = np.rint(8 * self.down_bytes / (kbit * who.down_kbps[client].astype(np.float64)) * SECOND)
+        compute = np.rint(clock.secs(tasks, self.seed, self.work, examples, speed, self.macs) * SECOND)
+        up = np.rint(8 * self.up_bytes / (kbit * who.up_kbps[client].astype(np.float64)) * SECOND)
+        up = up + (down + compute + up == 0)  # at least one nanosecond
+        return rows(TIMING, len(tasks), down=down, compute=compute, up=up)
 
     def expected_secs(self) -> npt.NDArray[np.float64]:
         """Seconds that each client's first task takes, f64[C], unless it is lost."""
@@ -87,7 +81,7 @@ class World:
     def losses(self, tasks: Table, timing: Table) -> tuple[Ids, Table]:
         """i64[K] ns after which each task is lost unless it has reported before, FAR: never; and Reason."""
         ids, attempts = tasks["client"], tasks["attempt"].astype(np.int64)
-        after, why = np.full(len(tasks), FAR), np.full(len(tasks), np.int8(Reason.NONE))
+        after, why = np.full(len(tasks), FAR), np.zeros(len(tasks), np.int8)
         lost = uniforms(self.seed, "lost", ids, attempts) < self.dropout
         if lost.any():
             total = (timing["down"] + timing["compute"] + timing["up"])[lost]
@@ -120,6 +114,8 @@ class World:
 
     def outcomes(self, tasks: Table) -> Table:
         """EVENT rows in key order: each task's `Arrived`, or `Lost` somewhere on its way."""
+        if len(tasks) == 1:
+            return self._outcome(tasks)
         timing = self.timing(tasks)
         table = self.reports(tasks, timing)
         after, why = self.losses(tasks, timing)
@@ -128,6 +124,30 @@ class World:
             table["now"][lost] = (tasks["sent_at"] + after)[lost]
             table["kind"][lost], table["reason"][lost] = Kind.LOST, why[lost]
             table["steps"][lost], table["secs"][lost] = 0, 0.0
-        if len(table) == 1:
-            return table
         return taken(table, np.lexsort((table["client"], table["kind"], table["now"])))
+
+    def _outcome(self, tasks: Table) -> Table:
+        """`outcomes` of one task, in Python's numbers: an asynchronous run asks for one at a time."""
+        task, who = tasks[0], self.population
+        client, sent_at, attempt = int(task["client"]), int(task["sent_at"]), int(task["attempt"])
+        down, compute, up = self.timing(tasks).item()
+        total = down + compute + up
+        after, why = FAR, Reason.NONE
+        if uniform(self.seed, "lost", client, attempt) < self.dropout:
+            after = max(int(total * uniform(self.seed, "lost at", client, attempt)), 1)
+            why = Reason.DROPPED
+        if who.availability is not None:
+            until = int(who.availability.online_until(tasks["client"], sent_at)[0])
+            stays = max(until - sent_at + 1, 1)
+            if stays <= after and until < FAR:
+                after, why = stays, Reason.OFFLINE
+        table = np.zeros(1, EVENT)
+        if after <= total:
+            kind, now, steps, secs = Kind.LOST, sent_at + after, 0, 0.0
+        else:
+            kind, now, why, secs = Kind.ARRIVED, sent_at + total, Reason.NONE, compute / SECOND
+            steps = int(
+                self.work.num_steps(np.asarray(who.num_examples[client], np.int64), int(task["steps"]))
+            )
+        table[0] = (now, kind, client, task["ticket"], steps, secs, why)
+        return table
