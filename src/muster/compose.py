@@ -12,10 +12,11 @@ import numpy as np
 
 from muster.core.errors import JobError
 from muster.core.params import ParamSpec
+from muster.core.randomness import rng
 from muster.core.state import Limits, ServerState, initial_state
 from muster.core.store import ClientStore
 from muster.core.sums import FixedPointSum, scale_for
-from muster.core.tables import to_ns
+from muster.core.tables import Ids, to_ns
 from muster.data.store import prepare
 from muster.devices.world import World
 from muster.job import Job, check_population
@@ -128,10 +129,21 @@ def compose(
     state = initial_state(algorithm, population, Limits(job.stop.rounds, virtual, job.track.evaluate_every))
     target = job.stop.target
     outside = Outside(job.stop.wall_secs, target.metric if target else "", target.value if target else None)
+    shown = _timeline(data.num_clients, job)
     if clock_only:
         surrogate = bool(algorithm.select.reads)
         stand_in = ClockOnly(population.num_examples, job.train, job.seed, surrogate)
-        sim = Simulation(algorithm, job.seed, world, stand_in, state, outside, surrogate=surrogate, link=link)
+        sim = Simulation(
+            algorithm,
+            job.seed,
+            world,
+            stand_in,
+            state,
+            outside,
+            surrogate=surrogate,
+            link=link,
+            timeline=shown,
+        )
         return Session(job, sim, None, spec, (), data.num_clients)
     folding = Folding(
         algorithm.combine,
@@ -153,8 +165,15 @@ def compose(
     plane = DataPlane(
         algorithm, spec, crew, ClientStore(store), data.num_clients, folding.max_weight, initial
     )
-    sim = Simulation(algorithm, job.seed, world, plane, state, outside, link=link)
+    sim = Simulation(algorithm, job.seed, world, plane, state, outside, link=link, timeline=shown)
     return Session(job, sim, plane, spec, choices, data.num_clients)
+
+
+def _timeline(num_clients: int, job: Job) -> Ids:
+    """The clients whose tasks are recorded one by one."""
+    if num_clients <= job.track.timeline:
+        return np.arange(num_clients)
+    return np.sort(rng(job.seed, "timeline").choice(num_clients, job.track.timeline, replace=False))
 
 
 def _server_link(job: Job, world: World) -> ServerLink | None:

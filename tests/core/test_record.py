@@ -7,7 +7,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.core.record import Record
+from muster.core.record import Record, Span
 
 steady = settings(deadline=None, derandomize=True, database=None)
 
@@ -36,6 +36,8 @@ SECS = st.floats(0, 1e9)
         device_secs_wasted=SECS,
         wasted_by_reason=st.dictionaries(st.sampled_from(["late", "offline"]), SECS),
         clients=st.lists(COUNT).map(tuple),
+        num_online=st.none() | COUNT,
+        spans=st.lists(st.builds(Span, COUNT, SECS, SECS, SECS, SECS, st.just("late"))).map(tuple),
         complete=st.booleans(),
         surrogate=st.booleans(),
     )
@@ -54,4 +56,10 @@ def test_what_a_later_version_adds_is_left_out_and_what_it_lacks_has_its_default
 def test_the_keys_are_the_fields():
     keys = list(Record(0, 0.0, 0.0).to_json())
     assert keys[:5] == ["version", "now_secs", "wall_secs", "loss", "metrics"]
-    assert len(keys) == 19
+    assert len(keys) == 21
+
+
+def test_a_span_is_a_list_in_json_and_ends_after_its_three_legs():
+    span = Span(7, 10.0, 1.0, 2.5, 0.25, "accepted")
+    assert Record(1, 0.0, 0.0, spans=(span,)).to_json()["spans"] == [[7, 10.0, 1.0, 2.5, 0.25, "accepted"]]
+    assert span.end_secs == 13.75

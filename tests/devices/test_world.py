@@ -227,6 +227,21 @@ def test_who_is_present_follows_availability():
     assert at.present(7 * SECOND).sample(2, np.random.default_rng(0), np.zeros(0, np.int64)).tolist() == [1]
 
 
+def test_how_many_are_online_by_hand():
+    at = coming_and_going()
+    assert [at.num_online(5 * SECOND), at.num_online(7 * SECOND), world().num_online(0)] == [2, 1, 2]
+
+
+def test_of_many_clients_how_many_are_online_is_estimated(monkeypatch):
+    at = coming_and_going()  # trace 0 is online at 7 s, trace 1 is not, or the other way round
+    there = at.population.availability
+    row = np.tile(there.row, 50_000)
+    many = replace(at.population.availability, row=row, shift=np.tile(there.shift, 50_000))
+    wide = replace(at, population=replace(at.population, num_examples=np.ones(100_000, np.int32),
+                                          availability=many))  # fmt: skip
+    assert wide.num_online(7 * SECOND) == pytest.approx(50_000, rel=0.05)
+
+
 def test_what_each_clients_first_task_is_expected_to_take():
     assert world().expected_secs().tolist() == [1 + 1.35 + 4, 80 + 0.084 + 80]
 

@@ -253,7 +253,7 @@ class Whole(muster.DataSet):
         (
             "algorithm: {select: selects.py:Happy}\n",
             "algorithm.select reads 'lost', but reports hold only ticket, client, num_examples, num_steps, "
-            "staleness, loss, loss_sq_mean, refused; did you mean 'loss'?",
+            "staleness, loss, ",
         ),
         (
             "algorithm: {select: selects.py:Text}\n",

@@ -9,7 +9,7 @@ import pytest
 
 from muster.algorithms.fedavg import Sync, Uniform, fedavg
 from muster.algorithms.fedbuff import Buffered, fedbuff
-from muster.core.record import Record
+from muster.core.record import Record, Span
 from muster.core.state import Limits, load_state, save_state
 from muster.core.tables import SECOND, TASK, Kind, Reason, rows
 from muster.devices.world import TIMING
@@ -141,11 +141,24 @@ def test_bytes_of_a_half_finished_upload():
     assert (record.device_secs_used, record.device_secs_wasted) == (8.0, 8.0)
 
 
+def test_a_timeline_tells_the_legs_of_each_task_of_the_clients_asked_for():
+    # Legs are a quarter, a half and a quarter. Client 0 takes 8 s; at 8 s client 1, of 12 s, still computes.
+    world = ToyWorld(3, secs({0: 8, 1: 12, 2: 9}), lost_after({2: 1}))
+    run = simulation(
+        sync(cohort=1, over_commit=3.0), world, limits=Limits(rounds=2), timeline=np.array([0, 1])
+    )
+    _, first, second = run
+    assert first.spans == (Span(0, 0.0, 2.0, 4.0, 2.0, "accepted"), Span(1, 0.0, 3.0, 5.0, 0.0, "late"))
+    assert [span.sent_secs for span in second.spans] == [8.0, 8.0]
+    run = list(simulation(sync(cohort=1, over_commit=3.0), world, timeline=np.array([2])))
+    assert run[1].spans == (Span(2, 0.0, 1.0, 0.0, 0.0, "dropped"),)
+
+
 def test_every_version_has_its_own_costs_and_the_untrained_model_has_none():
     run = list(simulation(sync(cohort=5), five(), limits=Limits(rounds=3)))
     assert [r.version for r in run] == [0, 1, 2, 3]
     assert [r.now_secs for r in run] == [0.0, 40.0, 80.0, 120.0]
-    assert timeless(run[0]) == Record(0, 0.0, 0.0, metrics={"accuracy": 0.0})
+    assert timeless(run[0]) == Record(0, 0.0, 0.0, metrics={"accuracy": 0.0}, num_online=5)
     for record in run[1:]:
         assert (record.num_sent, record.num_accepted, record.device_secs_used) == (5, 5, 115.0)
         assert (record.up_bytes, record.down_bytes) == (2000, 2000)

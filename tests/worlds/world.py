@@ -102,6 +102,9 @@ class ToyWorld:
         starts = {a for shifts in self.shifts.values() for a, _ in shifts if a > now_ns}
         return [now_ns, *sorted(starts)]
 
+    def num_online(self, now_ns: int) -> int:
+        return sum(self.is_present(client, now_ns) for client in range(self.num_clients))
+
     def present(self, now_ns: int) -> Present:
         return Present(self, now_ns)
 

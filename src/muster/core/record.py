@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from typing import Any, Mapping
+
+
+@dataclass(frozen=True)
+class Span:
+    """One task of a client that a timeline shows; a leg that was cut short is as long as it lasted."""
+
+    client: int
+    sent_secs: float
+    """Virtual time at which it was sent."""
+    down_secs: float
+    compute_secs: float
+    up_secs: float
+    outcome: str
+    """`accepted`, or why it did not count, as in `wasted_by_reason`."""
+
+    @property
+    def end_secs(self) -> float:
+        """Virtual time at which it was over."""
+        return self.sent_secs + self.down_secs + self.compute_secs + self.up_secs
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,10 @@ class Record:
     """The same by why they did not: `dropped`, `offline`, `late`, `stale`, `abandoned`, `stopped`."""
     clients: tuple[int, ...] = ()
     """Whose updates were folded, in the order in which they were accepted."""
+    num_online: int | None = None
+    """Clients online at that instant, the busy included; of many, estimated. None: not known."""
+    spans: tuple[Span, ...] = ()
+    """The tasks of `track.timeline` clients that ended while this version was made, by start."""
     complete: bool = True
     """False: the run ended while this version was being made; the counts are of what that cost, and
     metrics, if there are any, are of the last version that was made."""
@@ -51,11 +74,14 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, one line of records.jsonl."""
-        return {**asdict(self), "metrics": dict(self.metrics), "clients": list(self.clients)}
+        plain = {"metrics": dict(self.metrics), "wasted_by_reason": dict(self.wasted_by_reason)}
+        rows = {"clients": list(self.clients), "spans": [list(astuple(span)) for span in self.spans]}
+        return {**vars(self), **plain, **rows}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
         """The inverse of `to_json`; keys that a later Muster may add are left out."""
         names = {f.name for f in fields(cls)}
         body = {k: v for k, v in data.items() if k in names}
-        return cls(**{**body, "clients": tuple(body.get("clients", ()))})
+        spans = tuple(Span(*span) for span in body.get("spans", ()))
+        return cls(**{**body, "clients": tuple(body.get("clients", ())), "spans": spans})

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.errors import DataError
+from muster.core.population import Population
 from muster.core.tables import Ids, frozen
 
 Rows: TypeAlias = npt.NDArray[np.signedinteger[Any]]
@@ -283,3 +284,12 @@ class Availability:
         count = together - np.searchsorted(goings, comings, side="left")
         enough = count >= n
         return int(comings[int(np.argmax(enough))]) if enough.any() else None
+
+
+def share_online(population: Population, at_ns: int, most: int) -> float:
+    """Share of clients online at the instant; of more than `most`, so many at even distances are asked."""
+    if population.availability is None:
+        return 1.0
+    last = population.num_clients - 1
+    ids = np.linspace(0, last, min(most, last + 1)).astype(np.int64)
+    return float(population.availability.online(ids, at_ns).mean())

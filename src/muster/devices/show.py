@@ -12,6 +12,8 @@ from muster.core.errors import UserError
 from muster.core.population import Population
 from muster.core.tables import SECOND
 
+from .availability import share_online
+
 SHARES = (0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
 """Quantiles that are shown."""
 HOUR = 3_600 * SECOND
@@ -36,10 +38,7 @@ def quantiles(population: Population) -> dict[str, list[float]]:
 
 def online_by_hour(population: Population) -> list[float]:
     """Share of clients online at each hour of the day, by the run's clock; the mean of seven days."""
-    if population.availability is None:
-        return [1.0] * 24
-    ids = np.unique(np.linspace(0, population.num_clients - 1, ASKED).astype(np.int64))
-    share = [float(population.availability.online(ids, hour * HOUR).mean()) for hour in range(7 * 24)]
+    share = [share_online(population, hour * HOUR, ASKED) for hour in range(7 * 24)]
     return [float(value) for value in np.reshape(share, (7, 24)).mean(axis=0)]
 
 

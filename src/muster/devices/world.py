@@ -20,9 +20,11 @@ from muster.core.randomness import uniform, uniforms
 from muster.core.tables import EVENT, SECOND, TASK, Ids, Kind, Reason, Table, rows, taken
 from muster.core.work import Work
 
-from .availability import FAR
+from .availability import FAR, share_online
 from .clocks import REFERENCE_MACS, Clock
 
+ASKED = 2_000
+"""Clients that are asked how many are online; each version costs that."""
 TIMING = np.dtype([("down", "i8"), ("compute", "i8"), ("up", "i8")])
 """Nanoseconds of a task's three legs."""
 
@@ -58,6 +60,10 @@ class World:
         if who.availability is None:
             return Everyone(who.num_clients, now_ns)
         return Online(who.num_clients, now_ns, who.availability)
+
+    def num_online(self, now_ns: int) -> int:
+        """Clients online at an instant, the busy included; of more than ASKED, an estimate from so many."""
+        return round(share_online(self.population, now_ns, ASKED) * self.population.num_clients)
 
     def timing(self, tasks: Table) -> Table:
         """TIMING rows for TASK rows: what each task would take if it were not lost."""

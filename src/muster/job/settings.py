@@ -81,11 +81,14 @@ class Track(Part):
     """Versions from one checkpoint to the next."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints are kept."""
+    timeline: int = 200
+    """Clients, drawn by the seed, whose tasks are recorded one by one, for the report's timeline."""
 
     def __post_init__(self) -> None:
         self.check_number("evaluate_every", at_least=1)
         self.check_number("checkpoint_every", at_least=1)
         self.check_number("keep_checkpoints", at_least=1)
+        self.check_number("timeline", at_least=0)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from muster.core.record import Span
 from muster.core.tables import Ids, Reason, Table, rows, to_secs
 
-SPENT = np.dtype([("down_bytes", "i8"), ("up_bytes", "i8"), ("compute", "i8"), ("device", "i8")])
-"""One row a task: bytes that travelled; ns spent computing, and in all."""
+SPENT = np.dtype(
+    [("down_bytes", "i8"), ("up_bytes", "i8"), ("down", "i8"), ("compute", "i8"), ("device", "i8")]
+)
+"""One row a task: bytes that travelled; ns spent loading the model, computing, and in all."""
 
 
 class Timed(Protocol):
@@ -57,6 +60,7 @@ def spent_alone(world: Timed, tasks: Table, until: int | Ids | None) -> Table:
         len(tasks),
         down_bytes=_travelled(passed, down, world.down_bytes),
         up_bytes=_travelled(passed - down - compute, up, world.up_bytes),
+        down=np.minimum(passed, down),
         compute=np.clip(passed - down, 0, compute),
         device=passed,
     )
@@ -66,6 +70,31 @@ def _travelled(passed: Ids, leg: Ids, num_bytes: int) -> Ids:
     """Bytes that have travelled when `passed` ns of legs that take `leg` ns are over."""
     share = np.where(leg > 0, np.clip(passed / np.maximum(leg, 1), 0.0, 1.0), passed >= 0)
     return np.asarray(np.rint(share * num_bytes), np.int64)
+
+
+def spans(tasks: Table, spent: Table, reason: int | Ids | None, clients: Ids) -> list[Span]:
+    """Those of the TASK rows that are of `clients` (ascending) as spans, from their SPENT rows."""
+    at = np.searchsorted(clients, tasks["client"])
+    shown = np.append(clients, -1)[at] == tasks["client"]
+    told = []
+    for row in np.flatnonzero(shown).tolist():
+        why = None if reason is None else np.broadcast_to(np.asarray(reason), len(tasks))[row]
+        down, compute, whole = (int(spent[row][name]) for name in ("down", "compute", "device"))
+        told.append(
+            Span(
+                client=int(tasks[row]["client"]),
+                sent_secs=to_secs(int(tasks[row]["sent_at"])),
+                down_secs=to_secs(down),
+                compute_secs=to_secs(compute),
+                up_secs=to_secs(whole - down - compute),
+                outcome="accepted" if why is None else _word(why),
+            )
+        )
+    return told
+
+
+def _word(reason: int) -> str:
+    return Reason(reason).name.lower()
 
 
 @dataclass
@@ -102,5 +131,5 @@ class Ledger:
             **costs,
             "device_secs_used": to_secs(used),
             "device_secs_wasted": to_secs(sum(wasted.values())),
-            "wasted_by_reason": {Reason(why).name.lower(): to_secs(wasted[why]) for why in sorted(wasted)},
+            "wasted_by_reason": {_word(why): to_secs(wasted[why]) for why in sorted(wasted)},
         }

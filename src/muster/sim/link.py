@@ -39,6 +39,7 @@ FLOW = np.dtype(
         ("left", "f8"),  # what the leg at hand still takes alone, as of the last change; ns
         ("speed", "f8"),  # share of the client's own speed, above 0, at most 1
         ("ends", "i8"),  # when the leg at hand ends, as things stand
+        ("loaded_at", "i8"),  # when computing began
         ("lost_at", "i8"),
         ("why", "i1"),  # Reason of being lost then
     ]
@@ -140,8 +141,9 @@ class ServerLink:
             done[here] = 1.0 - flows["left"][here] / flows[name][here]
             spent[f"{name}_bytes"] = np.rint(done * self._bytes[leg])
         spent["device"] = flows["now"] - flows["sent_at"]
-        begun = np.where(flows["leg"] == COMPUTE, flows["ends"] - flows["compute"], flows["now"])
-        spent["compute"] = np.where(flows["leg"] > COMPUTE, flows["compute"], flows["now"] - begun)
+        loaded_at = np.where(flows["leg"] == DOWN, flows["now"], flows["loaded_at"])
+        spent["down"] = loaded_at - flows["sent_at"]
+        spent["compute"] = np.where(flows["leg"] > COMPUTE, flows["compute"], flows["now"] - loaded_at)
         kept = np.ones(len(self._flows), bool)
         kept[at] = False
         self._flows = taken(self._flows, kept)
@@ -164,6 +166,7 @@ class ServerLink:
             begins = done & (flows["leg"] == leg)
             flows["left"][begins] = flows[name][begins]
             flows["ends"][begins] = now + flows[name][begins]
+        flows["loaded_at"][done & (flows["leg"] == COMPUTE)] = now
         over = lost | (done & (flows["leg"] == OVER))
         flows["ended"][over], flows["now"][over] = True, now
         flows["kind"][lost], flows["reason"][lost] = Kind.LOST, flows["why"][lost]

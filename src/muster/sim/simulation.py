@@ -16,7 +16,7 @@ import numpy as np
 
 from muster.core.algorithm import Algorithm
 from muster.core.population import Candidates
-from muster.core.record import Record
+from muster.core.record import Record, Span
 from muster.core.state import ServerState
 from muster.core.step import appetite, end, step
 from muster.core.tables import (
@@ -41,13 +41,17 @@ from muster.core.tables import (
 )
 from muster.track.summary import meets
 
-from .costs import Ledger, Timed, spent_alone
+from .costs import Ledger, Timed, spans, spent_alone
 from .link import ServerLink
 from .queue import LOST, Queue
 
 
 class World(Timed, Protocol):
     """Who is there, and how long things take. A function of its arguments: nothing in it changes."""
+
+    def num_online(self, now_ns: int) -> int:
+        """How many clients are online at an instant, the busy included; may be an estimate."""
+        ...
 
     def present(self, now_ns: int) -> Candidates:
         """The clients that are present at an instant."""
@@ -99,6 +103,7 @@ class Simulation:
         wall_before: Wall seconds spent before a resume.
         surrogate: Mark the records: their losses come from a curve.
         link: What all tasks share of the server's link; None: it is never too narrow.
+        timeline: Clients whose tasks are told one by one (Record.spans), ascending.
         log: Called with every table of events that is delivered; a replay needs no more.
 
     """
@@ -112,6 +117,7 @@ class Simulation:
     wall_before: float = 0.0
     surrogate: bool = False
     link: ServerLink | None = None
+    timeline: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
     log: Callable[[Events], None] = field(default=lambda _: None)
     ended: Stop | None = field(default=None, init=False)
     _queue: Queue = field(default_factory=Queue, init=False)
@@ -121,6 +127,7 @@ class Simulation:
     _lost: list[tuple[Table, Ids, Ids]] = field(default_factory=list, init=False)
     """Tasks, until when they ran, and why they were lost."""
     _ledger: Ledger = field(default_factory=Ledger, init=False)
+    _spans: list[Span] = field(default_factory=list, init=False)
     _metrics: dict[str, float] = field(default_factory=dict, init=False)
     _evaluated: int = field(default=-1, init=False)
 
@@ -263,6 +270,7 @@ class Simulation:
         else:
             spent = self.link.settle(tasks["ticket"])
         self._ledger.charge(spent, reason)
+        self._spans += spans(tasks, spent, reason, self.timeline)
 
     def _evaluate(self, version: int) -> None:
         if version != self._evaluated:
@@ -295,6 +303,7 @@ class Simulation:
         """The record of the version that is done; the next one starts with an empty ledger."""
         metrics, self._metrics = self._metrics, {}
         costs, self._ledger = self._ledger, Ledger()
+        told, self._spans = sorted(self._spans, key=lambda span: (span.sent_secs, span.client)), []
         good = rows(TASK, 0) if reports is None else reports[reports["refused"] == 0]
         return Record(
             version=self.state.version,
@@ -305,6 +314,8 @@ class Simulation:
             num_accepted=len(good),
             num_refused=0 if reports is None else len(reports) - len(good),
             clients=tuple(good["client"].tolist()),
+            num_online=self.world.num_online(self.state.now_ns),
+            spans=tuple(told),
             surrogate=self.surrogate,
             **costs.columns(),
         )
