@@ -147,7 +147,9 @@ class Rig:
         link = None
         if self.kbps is not None:
             link = ServerLink(self.kbps, self.kbps, self.world.down_bytes, self.world.up_bytes)
-        return self.simulation(self.algorithm, self.seed, self.world, self.plane, state, link=link, timeline=np.arange(12))
+        return self.simulation(
+            self.algorithm, self.seed, self.world, self.plane, state, link=link, timeline=np.arange(12)
+        )
 
     def run(self) -> Rig:
         """To the end."""
