@@ -1,4 +1,4 @@
-"""The commands of those who operate a deployment: certificates and tokens."""
+"""The commands of those who operate a deployment: certificates, tokens, the state server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from muster.core.errors import UserError
 
 certs_app = typer.Typer(
     add_completion=False,
@@ -102,3 +104,48 @@ def show(context: typer.Context, folder: Folder = HERE, json: AsJson = False) ->
     rows = describe(folder)
     lines = [f"{row['file']:<28}{row['role']:<10}{row['until']:<22}{row['note']}" for row in rows]
     context.obj.give({"status": "ok", "certificates": rows}, "\n".join(lines))
+
+
+def state_server(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0: any free port.")] = 10010,
+    certs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Certificates and tokens (muster certs init).")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Plaintext without tokens, on this machine only.")
+    ] = False,
+    lease_secs: Annotated[
+        float, typer.Option(metavar="SECS", min=0.1, help="Silent for so long: the worker is dead.")
+    ] = 30.0,
+    margin_secs: Annotated[
+        float, typer.Option(metavar="SECS", help="End a step so long before the slowest's.")
+    ] = 0.0,
+    max_steps: Annotated[int, typer.Option(metavar="N", min=1, help="The most steps of a round.")] = 10_000,
+    each_step: Annotated[
+        bool, typer.Option("--each-step", help="Workers ask after every step, as in the paper.")
+    ] = False,
+) -> None:
+    """Run ESync's state server alone: RESET, REPORT, QUERY, RESPONSE, and the endpoints of 2019."""
+    from muster.net import web
+    from muster.net.access import Audit, Gatekeeper
+    from muster.net.credentials import LiveIdentity, check_plaintext
+    from muster.net.esync_http import FirstStateServer
+    from muster.net.ports import listening
+    from muster.net.state_server import StateServer, application
+    from muster.net.state_table import Rules
+
+    if (certs is None) != insecure:
+        raise UserError("give --certs DIR (made by `muster certs init`), or --insecure on this machine alone")
+    check, tls = None, None
+    if certs is None:
+        check_plaintext(host)
+    else:
+        tls = web.tls_context(LiveIdentity(certs, "server", lambda line: typer.echo(line, err=True)))
+        check = web.tokens_of(Gatekeeper(certs, Audit(certs / "audit.jsonl")), ("client",))
+    listener = listening(host, port)
+    rules = Rules(lease_secs, margin_secs, max_steps, not each_step)
+    at = f"{'http' if insecure else 'https'}://{host}:{listener.getsockname()[1]}"
+    context.obj.give({"status": "listening", "url": at}, f"the state server listens on {at}")
+    web.run(application(StateServer(rules), FirstStateServer(), check), listener, tls)

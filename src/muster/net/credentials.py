@@ -47,6 +47,10 @@ class LiveIdentity:
                     self._say(f"the changed certificate of {self._name} is not used: {error}")
             return self._identity
 
+    def files(self) -> tuple[Path, Path]:
+        """Certificate and key, for those who want files."""
+        return self._folder / f"{self._name}.crt", self._folder / f"{self._name}.key"
+
     def _load(self) -> Identity:
         identity = load_identity(self._folder, self._name)
         if trouble := identity.fault(f"{self._folder / self._name}.crt"):

@@ -1,0 +1,198 @@
+"""What the HTTP services share: TLS that follows rotated certificates, tokens, headers, health, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from muster.core.errors import AccessError, UserError
+
+from .access import Gatekeeper, same_secret
+from .credentials import LiveIdentity
+from .state_messages import MAX_BYTES
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.routing import BaseRoute
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Any, Any], Awaitable[None]]
+Check = Callable[[str, str, str], None]
+"""(token, the caller's address, what it asks for): returns, or raises AccessError."""
+
+OPEN = ("/healthz", "/readyz")
+"""Paths that need no token: they say one word."""
+COOKIE = "muster-token"
+HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+
+
+def one_token(secret: str) -> Check:
+    """Lets in whoever shows this token."""
+
+    def check(token: str, address: str, what: str) -> None:
+        if not same_secret(token, secret):
+            raise AccessError("UNAUTHENTICATED", "give the token that the server printed: ?token=TOKEN")
+
+    return check
+
+
+def tokens_of(keeper: Gatekeeper, roles: Iterable[str]) -> Check:
+    """Lets in whoever shows a token of a folder's access.json with one of `roles`."""
+    wanted = tuple(roles)
+
+    def check(token: str, address: str, what: str) -> None:
+        keeper.admit({}, [("authorization", f"Bearer {token}")], address, what, wanted)
+
+    return check
+
+
+class Gate:
+    """In front of an application: asks for a token, and adds the headers that keep a browser careful.
+
+    The token comes as `Authorization: Bearer`, or once as `?token=`, which is put into a cookie and taken
+    out of the address, so that it does not stay in a history.
+    """
+
+    def __init__(self, app: App, check: Check | None) -> None:
+        self._app, self._check = app, check
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def careful(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        answer = None if self._check is None or scope["path"] in OPEN else self._refusal(scope)
+        await (answer or self._app)(scope, receive, careful)
+
+    def _refusal(self, scope: Scope) -> App | None:
+        from starlette.responses import JSONResponse, RedirectResponse
+
+        assert self._check is not None
+        headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
+        in_address = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        kind, _, bearer = headers.get(b"authorization", "").partition(" ")
+        token = (bearer if kind == "Bearer" else "") or in_address or _cookie(headers.get(b"cookie", ""))
+        try:
+            self._check(token, (scope.get("client") or ("unknown", 0))[0], scope["path"])
+        except AccessError as error:
+            status = {"PERMISSION_DENIED": 403, "RESOURCE_EXHAUSTED": 429}.get(error.code, 401)
+            return JSONResponse({"error": str(error)}, status)
+        if in_address and scope["method"] == "GET" and not bearer:
+            moved = RedirectResponse(scope["path"], 303)
+            secure = scope["scheme"] == "https"
+            moved.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
+            return moved
+        return None
+
+
+def _cookie(header: str) -> str:
+    try:
+        found = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found else ""
+
+
+async def body_of(request: Request, most: int = MAX_BYTES) -> bytes:
+    """A request's body.
+
+    Raises:
+        UserError: It is longer than `most` bytes; the rest is not read.
+    """
+    content = b""
+    async for piece in request.stream():
+        content += piece
+        if len(content) > most:
+            raise UserError(f"the body is longer than the {most} bytes that are read")
+    return content
+
+
+def application(
+    routes: Iterable[BaseRoute],
+    check: Check | None,
+    ready: Callable[[], bool] = lambda: True,
+    lifespan: Callable[[Any], AbstractAsyncContextManager[None]] | None = None,
+) -> App:
+    """An application of `routes` behind a Gate, with `/healthz` (it runs) and `/readyz` (it can serve)."""
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    async def healthy(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    async def is_ready(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("ready") if ready() else PlainTextResponse("not ready", 503)
+
+    inner: Starlette = Starlette(
+        routes=[Route("/healthz", healthy), Route("/readyz", is_ready), *routes], lifespan=lifespan
+    )
+    return Gate(inner, check)
+
+
+def tls_context(live: LiveIdentity) -> ssl.SSLContext:
+    """TLS for a server whose new connections follow a rotated certificate."""
+    made = [(live.current(), _context(live))]
+
+    def newest(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        if live.current() is not made[0][0]:
+            made[0] = (live.current(), _context(live))
+        connection.context = made[0][1]
+
+    made[0][1].sni_callback = newest
+    return made[0][1]
+
+
+def _context(live: LiveIdentity) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(*live.files())
+    return context
+
+
+def run(app: App, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+    """Serves until SIGTERM or SIGINT; requests that are under way are finished first (10 s)."""
+    asyncio.run(serve(app, listener, tls))
+
+
+async def serve(app: App, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+    """The same inside a running loop; ends when it is cancelled."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        lifespan="on",
+        ws="none",
+        interface="asgi3",
+        proxy_headers=False,  # or a caller could choose the address that the audit log shows
+    )
+    config.load()
+    config.ssl = tls
+    server = uvicorn.Server(config)
+    await server.serve(sockets=[listener])
