@@ -125,6 +125,8 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     Returns the state, how many tasks were lost, and a reason to give up ("" for none).
     """
     now, kinds = int(table["now"][-1]), table["kind"]
+    if len(table) == 1 and kinds[0] in (ARRIVED, LOST):
+        return _book_one(state, now, int(table["ticket"][0]), bool(kinds[0] == LOST))
     tasks = state.tasks
     at = np.searchsorted(tasks["ticket"], table["ticket"])
     at = np.minimum(at, max(len(tasks) - 1, 0))
@@ -143,29 +145,58 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
         live[np.delete(live_rows, first)] = False
     arrived, lost = live & arrived, live & lost
 
-    limit = _most_lost(state)
-    run, given_up = _losses_in_a_row(state.num_lost, arrived, lost)
+    run, longest = _losses_in_a_row(state.num_lost, arrived, lost)
     if arrived.any():
-        tasks = joined(tasks, tasks[:0])  # a copy
+        tasks = joined(tasks)  # a copy
         tasks["arrived"][at[arrived]] = True
         tasks["arrived_at"][at[arrived]] = table["now"][arrived]
     gone = np.zeros(len(tasks), bool)
     gone[at[lost]] = True
     if any_away:  # who leaves, or joins anew, no longer works on what it was sent
         gone |= np.isin(tasks["client"], table["client"][away]) & ~tasks["arrived"]
-    same = now == state.now_ns and not live.any() and not gone.any()
-    state = state.but(
-        tasks=frozen(taken(tasks, ~gone) if gone.any() else tasks),
-        now_ns=now,
-        num_lost=run,
-        num_stalled=state.num_stalled + 1 if same else 0,
-    )
-    why = ""
-    if given_up >= limit:
-        why = f"{limit} tasks in a row were lost: no client reports any more"
-    elif state.num_stalled >= MAX_STALLED:
-        why = f"{MAX_STALLED} steps at {to_secs(now):g} s brought no update"
-    return state, int(np.count_nonzero(gone)), why
+    num_gone = int(np.count_nonzero(gone))
+    news = num_gone > 0 or bool(live.any())
+    state, why = _booked(state, now, taken(tasks, ~gone) if num_gone else tasks, run, longest, news)
+    return state, num_gone, why
+
+
+def _book_one(state: ServerState, now: int, ticket: int, lost: bool) -> tuple[ServerState, int, str]:
+    """`_book` of one arrival or loss, in Python's numbers: an asynchronous run has one at a time."""
+    tasks = state.tasks
+    at = int(tasks["ticket"].searchsorted(ticket))
+    live = at < len(tasks) and bool(tasks["ticket"][at] == ticket and not tasks["arrived"][at])
+    lost, run = live and lost, state.num_lost
+    if lost:
+        tasks, run = joined(tasks[:at], tasks[at + 1 :]), run + 1
+    elif live:
+        tasks, run = joined(tasks), 0
+        tasks["arrived"][at], tasks["arrived_at"][at] = True, now
+    state, why = _booked(state, now, tasks, run, run, live)
+    return state, int(lost), why
+
+
+def _booked(
+    state: ServerState, now: int, tasks: Table, run: int, longest: int, news: bool
+) -> tuple[ServerState, str]:
+    """The state after a delivery, and a reason to give up ("" for none).
+
+    Args:
+        state: Before.
+        now: The instant (ns).
+        tasks: What is out, or has arrived.
+        run: Losses in a row after the last row.
+        longest: The most there were on the way.
+        news: Whether there was news of any task.
+
+    """
+    limit = _most_lost(state)
+    stalled = state.num_stalled + 1 if now == state.now_ns and not news else 0
+    state = state.but(tasks=frozen(tasks), now_ns=now, num_lost=run, num_stalled=stalled)
+    if longest >= limit:
+        return state, f"{limit} tasks in a row were lost: no client reports any more"
+    if stalled >= MAX_STALLED:
+        return state, f"{MAX_STALLED} steps at {to_secs(now):g} s brought no update"
+    return state, ""
 
 
 def _after(away: Table, left: Table, clients: Table) -> Table:
@@ -206,7 +237,7 @@ def _decide(state: ServerState, plan: Plan) -> tuple[ServerState, list[Command]]
     """Carries out what the pace decided on tasks; a failed round doubles the wait for the next."""
     commands: list[Command] = []
     if len(plan.accept):
-        at = np.searchsorted(state.tasks["ticket"], plan.accept)
+        at = state.tasks["ticket"].searchsorted(plan.accept)
         tasks = taken(state.tasks, at)
         staleness, took = state.version - tasks["version"], tasks["arrived_at"] - tasks["sent_at"]
         commands.append(Accept(frozen(plan.accept), frozen(staleness), frozen(took / SECOND)))
@@ -216,7 +247,7 @@ def _decide(state: ServerState, plan: Plan) -> tuple[ServerState, list[Command]]
         kept = np.ones(len(state.tasks), bool)
         for tickets in (plan.accept, plan.discard):
             if len(tickets):
-                kept[np.searchsorted(state.tasks["ticket"], tickets)] = False
+                kept[state.tasks["ticket"].searchsorted(tickets)] = False
         state = state.but(tasks=frozen(taken(state.tasks, kept)), num_stalled=0)
     if plan.advance:
         state = state.but(version=state.version + 1, num_failed=0, deadline_ns=None)
@@ -258,7 +289,7 @@ def _send(
             tasks=frozen(both),
             tally=state.tally.add(clients),
             next_ticket=state.next_ticket + len(clients),
-            peak_out=max(state.peak_out, int(np.count_nonzero(~both["arrived"]))),
+            peak_out=max(state.peak_out, len(free.busy) + len(clients)),
             deadline_ns=deadline,
         )
         commands.append(Train(frozen(tasks)))
@@ -285,10 +316,10 @@ def _held(select: Select, drawn: object, k: int, free: Free) -> Ids:
         raise UserError(f"{name} {drawn!r}, but must return the ids of clients as integers")
     if len(ids) > k:
         raise UserError(f"{name} {len(ids)} clients, but at most {k} are wanted")
-    if len(ids) and not 0 <= ids.min() <= ids.max() < free.num_clients:
-        raise UserError(
-            f"{name} client {ids.min()} to {ids.max()}, but ids go from 0 to {free.num_clients - 1}"
-        )
+    if len(ids):
+        low, high = (ids[0], ids[0]) if len(ids) == 1 else (ids.min(), ids.max())
+        if not 0 <= low <= high < free.num_clients:
+            raise UserError(f"{name} client {low} to {high}, but ids go from 0 to {free.num_clients - 1}")
     if len(ids) > 1 and len(np.unique(ids)) < len(ids):
         raise UserError(f"{name} a client twice, but each may get one task")
     if within(ids, free.busy).any():

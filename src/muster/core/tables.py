@@ -136,10 +136,10 @@ def taken(table: Table, which: npt.NDArray[Any]) -> Table:
     return np.asarray(table.view(np.dtype((np.void, table.itemsize)))[which].view(table.dtype))
 
 
-def joined(first: Table, second: Table) -> Table:
-    """The rows of two tables of one kind: `np.concatenate`, by whole rows."""
+def joined(first: Table, *others: Table) -> Table:
+    """A new table with the rows of tables of one kind: `np.concatenate`, by whole rows."""
     whole = np.dtype((np.void, first.itemsize))
-    return np.concatenate([first.view(whole), second.view(whole)]).view(first.dtype)
+    return np.concatenate([table.view(whole) for table in (first, *others)]).view(first.dtype)
 
 
 def frozen(table: Table) -> Table:

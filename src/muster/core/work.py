@@ -44,13 +44,15 @@ class Work(Part):
         `asked` (TASK's `steps`, one for all or one each) goes before this section's own where it is not 0.
         """
         own = self.epochs * self.batches_per_epoch(num_examples) if self.steps is None else self.steps
-        steps = np.where(np.asarray(asked) > 0, asked, own)
-        return np.where(np.asarray(num_examples) > 0, steps, 0).astype(np.int64)
+        steps = (asked or own) if isinstance(asked, int) else np.where(asked > 0, asked, own)
+        return np.asarray(np.where(num_examples > 0, steps, 0), np.int64)
 
     def num_trained(
         self, num_examples: npt.NDArray[np.int64], asked: npt.NDArray[np.int32] | int = 0
     ) -> npt.NDArray[np.int64]:
         """Examples that one task goes through (with repetition), for each of `num_examples`."""
+        if self.steps is None and isinstance(asked, int) and not asked:
+            return self.epochs * np.asarray(num_examples, np.int64)
         per_epoch = np.maximum(self.batches_per_epoch(num_examples), 1)
         whole, rest = np.divmod(self.num_steps(num_examples, asked), per_epoch)
         batch = num_examples if self.batch_size == 0 else self.batch_size

@@ -193,7 +193,7 @@ class Intervals:
     def _find(self, rows: Rows, at_ns: Ids | int) -> tuple[Ids, Ids]:
         """The instant within the period, and the last interval that has begun by then (or low - 1)."""
         phase = np.asarray(at_ns % self.period[rows], np.int64)
-        at = np.searchsorted(self._keys, self._begins[rows] + (phase >> self._shift), side="right") - 1
+        at = self._keys.searchsorted(self._begins[rows] + (phase >> self._shift), side="right") - 1
         while self._shift:  # of starts that share a unit, some may be still to come
             early = (at >= self.offsets[rows]) & (self._start(at) > phase)
             if not early.any():

@@ -97,14 +97,15 @@ class Clock(Part):
 
         """
         factor = self._factor(tasks, seed)
+        asked = tasks["steps"] if len(tasks) != 1 else int(tasks["steps"][0])
         if self.compute.startswith("fedscale"):
             batch = num_examples if work.batch_size == 0 else np.int64(work.batch_size)
-            count = np.asarray(batch * work.num_steps(num_examples, tasks["steps"]), np.int64)
+            count = np.asarray(batch * work.num_steps(num_examples, asked), np.int64)
             if self.compute == "fedscale":
                 return np.asarray(TRAIN_FACTOR * count * ms_per_example / 1000.0 * factor, np.float64)
             attempt = tasks["attempt"].astype(np.int64)
             return lognormal_secs(normals(seed, "compute", tasks["client"], attempt), count) * factor
-        secs = TRAIN_FACTOR * work.num_trained(num_examples, tasks["steps"]) * ms_per_example / 1000.0
+        secs = TRAIN_FACTOR * work.num_trained(num_examples, asked) * ms_per_example / 1000.0
         if self.compute == "flops":
             secs = secs * (macs / REFERENCE_MACS)
         return np.asarray(secs * factor, np.float64)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from muster.core.tables import Appetite, Events, Ids, Kind, Table
+from muster.core.tables import Appetite, Events, Ids, Kind, Table, joined
 
 Key: TypeAlias = tuple[int, int, int]
 
@@ -108,7 +108,7 @@ class Queue:
             else:
                 heapreplace(self._heap, (run.key(), serial, run))
         if pieces:
-            return Events(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+            return Events(pieces[0] if len(pieces) == 1 else joined(*pieces))
         if self._timer is None:
             return None
         time, number = self._timer

@@ -35,6 +35,7 @@ from muster.core.tables import (
     Table,
     Train,
     WakeAt,
+    joined,
     rows,
     taken,
     to_secs,
@@ -243,7 +244,7 @@ class Simulation:
 
     def _advance(self) -> Table:
         # A pace may advance with nothing accepted: the version is made, the model stays.
-        tasks = np.concatenate([rows(TASK, 0), *(tasks for tasks, _ in self._accepted)])
+        tasks = joined(rows(TASK, 0), *(tasks for tasks, _ in self._accepted))
         staleness = np.concatenate([np.zeros(0, np.int64), *(said.staleness for _, said in self._accepted)])
         took = np.concatenate([np.zeros(0), *(said.took_secs for _, said in self._accepted)])
         self._settle()
@@ -255,11 +256,11 @@ class Simulation:
     def _settle(self) -> None:
         """Charges what was accepted and lost since the last version: all at once, each up to its own end."""
         if self._lost:
-            tasks, until, reasons = (np.concatenate(column) for column in zip(*self._lost, strict=True))
-            self._charge(tasks, until, reasons)
+            lost, until, reasons = zip(*self._lost, strict=True)
+            self._charge(joined(*lost), np.concatenate(until), np.concatenate(reasons))
             self._lost.clear()
         if self._accepted:
-            tasks = np.concatenate([tasks for tasks, _ in self._accepted])
+            tasks = joined(*(tasks for tasks, _ in self._accepted))
             self._charge(tasks, None, None)
             self._accepted.clear()
 
