@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from muster.cli_operate import certs_app, state_server
+from muster.cli_operate import certs_app, state_server, status
 from muster.core.errors import MusterError, UserError
 
 DONE, OURS, USERS, INTERRUPTED = 0, 1, 2, 130
@@ -236,6 +236,7 @@ def data(context: typer.Context, json: AsJson = False) -> int:
 
 app.add_typer(certs_app, name="certs")
 app.command()(state_server)
+app.command()(status)
 
 devices_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.add_typer(devices_app, name="devices")

@@ -1,4 +1,4 @@
-"""The commands of those who operate a deployment: certificates, tokens, the state server."""
+"""The commands of those who operate a deployment: certificates, tokens, the state server, status."""
 
 from __future__ import annotations
 
@@ -126,18 +126,23 @@ def state_server(
     each_step: Annotated[
         bool, typer.Option("--each-step", help="Workers ask after every step, as in the paper.")
     ] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Run ESync's state server alone: RESET, REPORT, QUERY, RESPONSE, and the endpoints of 2019."""
     from muster.net import web
     from muster.net.access import Audit, Gatekeeper
     from muster.net.credentials import LiveIdentity, check_plaintext
     from muster.net.esync_http import FirstStateServer
+    from muster.net.logs import json_logs
     from muster.net.ports import listening
     from muster.net.state_server import StateServer, application
     from muster.net.state_table import Rules
 
     if (certs is None) != insecure:
         raise UserError("give --certs DIR (made by `muster certs init`), or --insecure on this machine alone")
+    if log_json:
+        json_logs()
     check, tls = None, None
     if certs is None:
         check_plaintext(host)
@@ -149,3 +154,51 @@ def state_server(
     at = f"{'http' if insecure else 'https'}://{host}:{listener.getsockname()[1]}"
     context.obj.give({"status": "listening", "url": at}, f"the state server listens on {at}")
     web.run(application(StateServer(rules), FirstStateServer(), check), listener, tls)
+
+
+def status(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.", show_default=False)],
+    port: Annotated[
+        int | None, typer.Option(metavar="N", min=0, max=65535, help="Serve the live page; 0: any free port.")
+    ] = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    certs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="TLS, and tokens of viewers (muster certs init).")
+    ] = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Show how a run is doing, simulated or deployed; with --port as a page that keeps itself fresh."""
+    from muster.net.watch import Watch
+
+    watch = Watch(folder)
+    if port is None:
+        seen = watch.look()
+        context.obj.give({"status": "ok", **seen.to_json()}, seen.text())
+        return
+    import secrets
+
+    from muster.net import metrics, web
+    from muster.net.access import Audit, Gatekeeper
+    from muster.net.credentials import LiveIdentity, check_plaintext
+    from muster.net.logs import json_logs
+    from muster.net.ports import listening
+    from muster.net.status_page.routes import routes
+
+    if log_json:
+        json_logs()
+    more: list[metrics.Source] = []
+    if certs is None:
+        check_plaintext(host)
+        token = secrets.token_urlsafe(24)
+        check, tls, query = web.one_token(token), None, f"?token={token}"
+    else:
+        tls = web.tls_context(LiveIdentity(certs, "server", lambda line: typer.echo(line, err=True)))
+        check = web.tokens_of(Gatekeeper(certs, Audit(certs / "audit.jsonl")), ("viewer",))
+        query = "?token=TOKEN"
+        more.append(lambda: metrics.of_certificates(certs))
+    listener = listening(host, port)
+    url = f"{'https' if certs else 'http'}://{host}:{listener.getsockname()[1]}/{query}"
+    context.obj.give({"status": "listening", "url": url}, f"{folder}: {url}")
+    web.run(web.application(routes(watch.look, *more), check), listener, tls)

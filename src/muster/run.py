@@ -27,14 +27,12 @@ from muster.learn.plane import load_moment, save_moment
 from muster.sim.clock_only import ClockOnly
 from muster.sim.link import load_flows, save_flows
 from muster.track.console import make_console
-from muster.track.folder import JOB, RunFolder, next_free, write_whole
+from muster.track.folder import JOB, TRACEBACK, RunFolder, next_free, write_whole
 from muster.track.folder_sink import FolderSink
 from muster.track.sink import RunPlan, Sink
 from muster.track.summary import Summary, Tally
 
 MODEL, CLIENTS = "model.safetensors", "clients"
-
-TRACEBACK = "traceback.txt"
 
 
 class Simulated:

@@ -49,6 +49,11 @@ class StateServer:
         self._queue: asyncio.Queue[tuple[Message, asyncio.Future[Message]]] = asyncio.Queue(MAX_QUEUED)
         self.num_handled: dict[str, int] = {"RESET": 0, "REPORT": 0, "QUERY": 0, "refused": 0}
 
+    @property
+    def num_queued(self) -> int:
+        """Messages that wait."""
+        return self._queue.qsize()
+
     async def ask(self, message: Message) -> Message:
         """Queues a message and waits for its RESPONSE.
 
@@ -118,7 +123,7 @@ class StateServer:
 
 def application(server: StateServer, first: FirstStateServer, check: Check | None) -> App:
     """Both services on one port: `/message` and `/table` beside the endpoints of 2019."""
-    from . import esync_http, web
+    from . import esync_http, metrics, web
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
@@ -126,7 +131,8 @@ def application(server: StateServer, first: FirstStateServer, check: Check | Non
         yield
         task.cancel()
 
-    return web.application([*routes(server), *esync_http.routes(first)], check, lifespan=lifespan)
+    told = metrics.route(lambda: metrics.of_state_server(server))
+    return web.application([*routes(server), *esync_http.routes(first), told], check, lifespan=lifespan)
 
 
 def routes(server: StateServer) -> list[Route]:

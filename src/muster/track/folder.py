@@ -21,7 +21,7 @@ from .summary import Summary, finite
 from .units import bytes_text
 
 JOB, PLAN, RECORDS, SUMMARY = "job.yml", "plan.json", "records.jsonl", "summary.json"
-LOG, CURVE = "log.txt", "curve.png"
+LOG, CURVE, TRACEBACK = "log.txt", "curve.png", "traceback.txt"
 
 Say = Callable[[str], None]
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""The live status page: rendered here, kept fresh by thirty lines of script; nothing comes from elsewhere."""
