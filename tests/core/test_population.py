@@ -129,3 +129,31 @@ def test_a_sample_of_those_online_is_all_of_them_or_as_many_as_asked(num_clients
     assert len(drawn) == min(k, len(able)) and set(drawn.tolist()) <= able
     assert len(set(drawn.tolist())) == len(drawn) and drawn.dtype == np.int64
     assert drawn.tolist() == world.sample(k, rng(3, "draw"), but).tolist()
+
+
+@steady
+@given(st.integers(1, 400), st.integers(1, 7), st.integers(0, 60), st.integers(0, 3))
+def test_the_best_are_those_that_sorting_everybody_would_find(num_clients, divisor, n, seed):
+    scores = rng(seed, "scores").integers(0, 9, num_clients).astype(float)
+    free = Free(Online(num_clients, 0, OddOnes(divisor, 0)), ids(0, 7))
+    some = np.flatnonzero(rng(seed, "some").random(num_clients) < 0.8)
+    able = [c for c in some.tolist() if c % divisor == 0 and c not in (0, 7)]
+    expected = sorted(able, key=lambda client: (-scores[client], client))[:n]
+    assert free.best(some, scores[some], n).tolist() == expected
+
+
+def test_the_best_of_a_million_looks_at_few():
+    half = OddOnes(2, 1)
+    scores = rng(0, "scores").random(1_000_000)
+    best = Free(Online(1_000_000, 0, half), ids()).best(np.arange(1_000_000), scores, 100)
+    assert len(best) == 100 and half.asked < 2_000
+
+
+def test_a_weighted_draw_follows_its_weights():
+    free, weights = Free(Everyone(5, 0), ids(4)), np.array([1.0, 2, 3, 0, 9])
+    drawn = np.array([free.drawn(np.arange(5), weights, 2, rng(9, "draw", i)) for i in range(6_000)])
+    assert (drawn[:, 0] != drawn[:, 1]).all() and drawn.max() == 2
+    # The first by weight; the second by weight among the rest: P(2 then 1) = 3/6 x 2/3.
+    assert np.bincount(drawn[:, 0]) / 6_000 == pytest.approx(np.array([1, 2, 3]) / 6, abs=0.025)
+    assert ((drawn == [2, 1]).all(axis=1)).mean() == pytest.approx(1 / 3, abs=0.025)
+    assert sorted(free.drawn(np.arange(5), weights, 9, rng(9, "all")).tolist()) == [0, 1, 2, 3]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .tables import Ids
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 class Availability(Protocol):
@@ -136,6 +138,9 @@ class Online:
         return self.availability.when(n, self.now_ns, but)
 
 
+ASK = 8
+"""How many times as many as are wanted are asked whether they are present, at first and again."""
+
 SMALL = 65_536
 """Pairs that are compared one with the other rather than sorted."""
 
@@ -171,6 +176,39 @@ class Free:
     def among(self, ids: Ids) -> Ids:
         """Those of `ids` that are present and free, in the order given."""
         return self.present.among(ids[~within(ids, self.busy)])
+
+    def best(self, ids: Ids, scores: Floats, n: int) -> Ids:
+        """The `n` of `ids` that score highest of those present and free, the best first; of equals the first.
+
+        Args:
+            ids: i64[M], distinct.
+            scores: f64[M], of each of them.
+            n: How many; fewer come if no more are free.
+
+        Who is present is asked of few, the best first: a million clients are not looked up for a hundred.
+
+        """
+        wanted = ASK * n + 28
+        while True:
+            some = wanted < len(ids)
+            at = np.argpartition(scores, len(ids) - wanted)[-wanted:] if some else np.arange(len(ids))
+            if some:  # equals of the last one must not be left out by chance
+                at = np.flatnonzero(scores >= scores[at].min())
+            ranked = at[np.argsort(-scores[at], kind="stable")]
+            found = self.among(ids[ranked])
+            if len(found) >= n or len(at) == len(ids):
+                return found[:n]
+            wanted *= ASK
+
+    def drawn(self, ids: Ids, weights: Floats, n: int, rng: np.random.Generator) -> Ids:
+        """Up to `n` of `ids` that are present and free, one after the other without replacement, each draw
+        proportional to `weights` (f64[M] >= 0).
+
+        P. Efraimidis, P. Spirakis: Weighted random sampling with a reservoir, IPL 97, 2006: the n smallest of
+        exponential times with these rates.
+        """
+        with np.errstate(divide="ignore"):
+            return self.best(ids, -rng.exponential(size=len(ids)) / weights, n)
 
     def when(self, n: int) -> int | None:
         """First instant (ns) at which `n` clients are present and not busy now; None: never."""
