@@ -27,6 +27,36 @@ SCAN_PERIODS = 32
 """How far ahead, in periods, clients with traces of unequal periods are looked for."""
 
 
+MIXED = 2
+"""State of a part of a period in which somebody comes or goes."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Cuts the period of each of T traces into `count` parts of 2^width[r] ns; the last ones may be empty."""
+
+    count: int
+    width: Ids
+
+    @classmethod
+    def of(cls, period: Ids, at_least: int) -> Parts:
+        """At least half as many parts as asked for are in use."""
+        count = 1 << at_least.bit_length()
+        width = np.zeros(len(period), np.int64)
+        while (more := (period - 1) >> width >= count).any():
+            width += more
+        return cls(count, frozen(width))
+
+    def at(self, rows: Rows, phase: Ids) -> Ids:
+        """i64[K]: the place, in a table of all parts, of the part that holds the instant in the trace."""
+        return np.asarray(rows * np.int64(self.count) + (phase >> self.width[rows]), np.int64)
+
+    def before(self, trace: Ids, starts: Ids) -> npt.NDArray[np.int32]:
+        """i32[T * count]: the last of `starts`, trace after trace in order, that is before each part."""
+        begun = np.bincount(self.at(trace, starts), minlength=len(self.width) * self.count)
+        return np.asarray(np.cumsum(begun) - begun - 1, np.int32)
+
+
 @dataclass(frozen=True)
 class Intervals:
     """T periodic traces. Trace r is online in [start, end], both included, again in every period.
@@ -50,11 +80,14 @@ class Intervals:
     ends: Ids
     offsets: Ids
     period: Ids
-    _keys: Ids = field(init=False, repr=False, compare=False)
-    """Starts on one long axis, trace after trace, in units of 2^_shift ns so that they fit 63 bits."""
-    _begins: Ids = field(init=False, repr=False, compare=False)
-    """Where each trace begins on that axis."""
-    _shift: int = field(init=False, repr=False, compare=False)
+    _coarse: Parts = field(init=False, repr=False, compare=False)
+    """Twice as many parts as a trace has intervals: where to look for one."""
+    _before: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
+    """The last interval that begins in an earlier coarse part, for each part of each trace."""
+    _fine: Parts = field(init=False, repr=False, compare=False)
+    """Many times as many: in most of them nobody comes or goes."""
+    _state: npt.NDArray[np.int8] = field(init=False, repr=False, compare=False)
+    """For each fine part of each trace: 1 online throughout, 0 offline throughout, MIXED."""
 
     def __post_init__(self) -> None:
         counts = np.diff(self.offsets)
@@ -82,15 +115,24 @@ class Intervals:
             raise DataError(
                 f"intervals: those of trace {found} overlap, touch or are out of order; use joined()"
             )
-        shift = max(int(np.sum(self.period, dtype=np.float64)).bit_length() - 62, 0)
-        begins = np.zeros(len(self.period) + 1, np.int64)
-        np.cumsum((self.period >> shift) + 1, out=begins[1:])
-        for name, value in {
-            "_shift": shift,
-            "_begins": frozen(begins[:-1]),
-            "_keys": frozen(begins[trace] + (self.starts >> shift)),
-        }.items():
-            object.__setattr__(self, name, value)
+        mean = len(self.starts) // max(self.num_traces, 1)
+        coarse, fine = (Parts.of(self.period, at_least) for at_least in (2 * mean + 1, 40 * mean + 1))
+        object.__setattr__(self, "_coarse", coarse)
+        object.__setattr__(self, "_before", frozen(coarse.before(trace, self.starts)))
+        object.__setattr__(self, "_fine", fine)
+        object.__setattr__(self, "_state", frozen(self._states(trace)))
+
+    def _states(self, trace: Ids) -> npt.NDArray[np.int8]:
+        """`_state`: each fine part from the interval that came before it, and from what begins in it."""
+        fine = self._fine
+        before = fine.before(trace, self.starts)
+        rows, part = np.divmod(np.arange(len(before)), fine.count)
+        begin = part << fine.width[rows]
+        end = np.minimum(begin + (1 << fine.width[rows]), self.period[rows]) - 1
+        until = np.where(before >= self.offsets[rows], self._end(before), -1)
+        state = np.where(until >= end, 1, np.where(until < begin, 0, MIXED)).astype(np.int8)
+        state[fine.at(trace, self.starts)] = MIXED
+        return state
 
     @classmethod
     def joined(cls, trace: Ids, starts: Ids, ends: Ids, period: Ids) -> Intervals:
@@ -136,8 +178,13 @@ class Intervals:
 
     def online(self, rows: Rows, at_ns: Ids | int) -> npt.NDArray[np.bool_]:
         """bool[K]: whether trace rows[i] is online at the instant (one for all, or i64[K])."""
-        phase, at = self._find(rows, at_ns)
-        return np.asarray((at >= self.offsets[rows]) & (phase <= self._end(at)))
+        phase = np.asarray(at_ns % self.period[rows], np.int64)
+        state = self._state[self._fine.at(rows, phase)]
+        unsure = np.flatnonzero(state == MIXED)
+        rows = np.asarray(rows)[unsure]
+        phase, at = self._find(rows, phase[unsure])
+        state[unsure] = (at >= self.offsets[rows]) & (phase <= self._end(at))
+        return state.view(np.bool_)
 
     def online_until(self, rows: Rows, at_ns: Ids | int) -> Ids:
         """i64[K]: the last instant of being online without a break since `at_ns`, absolute ns.
@@ -193,12 +240,15 @@ class Intervals:
     def _find(self, rows: Rows, at_ns: Ids | int) -> tuple[Ids, Ids]:
         """The instant within the period, and the last interval that has begun by then (or low - 1)."""
         phase = np.asarray(at_ns % self.period[rows], np.int64)
-        at = self._keys.searchsorted(self._begins[rows] + (phase >> self._shift), side="right") - 1
-        while self._shift:  # of starts that share a unit, some may be still to come
-            early = (at >= self.offsets[rows]) & (self._start(at) > phase)
-            if not early.any():
-                break
-            at = at - early
+        at = self._before[self._coarse.at(rows, phase)].astype(np.int64)
+        last = self.offsets[np.asarray(rows) + 1] - 1
+        moving = np.flatnonzero(at < last)
+        while len(moving):
+            following = at[moving] + 1
+            begun = self.starts[following] <= phase[moving]
+            moving, following = moving[begun], following[begun]
+            at[moving] = following
+            moving = moving[following < last[moving]]
         return phase, at
 
 
