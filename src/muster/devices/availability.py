@@ -125,7 +125,7 @@ class Intervals:
     def _states(self, trace: Ids) -> npt.NDArray[np.int8]:
         """`_state`: each fine part from the interval that came before it, and from what begins in it."""
         fine = self._fine
-        before = fine.before(trace, self.starts)
+        before = fine.before(trace, self.starts).astype(np.int64)
         rows, part = np.divmod(np.arange(len(before)), fine.count)
         begin = part << fine.width[rows]
         end = np.minimum(begin + (1 << fine.width[rows]), self.period[rows]) - 1
