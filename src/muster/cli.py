@@ -205,13 +205,16 @@ def schema(context: typer.Context, json: AsJson = False) -> int:
 def report(
     context: typer.Context,
     folder: RunFolder,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: report.html in DIR.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: report.html, or .png, in DIR.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="One picture instead of a page.")] = False,
     json: AsJson = False,
 ) -> int:
-    """Write a run's report: one HTML file that is readable offline."""
-    from muster.track.report import write_report
+    """Write a run's report: one HTML file that is readable offline, or one picture."""
+    from muster.track.report import write_picture, write_report
 
-    place = write_report(folder, out)
+    place = write_picture(folder, out) if png else write_report(folder, out)
     context.obj.give({"status": "ok", "report": str(place)}, str(place))
     return DONE
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from muster.core.errors import RunFolderError
-from muster.core.record import Record
+from muster.core.record import Record, Span
 from muster.track.folder import RunFolder
-from muster.track.report import write_report
+from muster.track.report import write_picture, write_report
 from muster.track.sink import RunPlan
 from worlds.summaries import summarise
 
@@ -50,7 +50,9 @@ def records(n, every=1):
         Record(
             *(v, 60.0 * v, 1.0 * v, 1.0 / (v + 1), metrics(v)),
             num_sent=5, num_accepted=2, num_late=1, num_lost=1, num_refused=1, up_bytes=10, down_bytes=30,
-            device_secs_used=30.0, device_secs_wasted=10.0, clients=(v % 7, 8),
+            device_secs_used=30.0, device_secs_wasted=10.0, clients=(v % 7, 8), num_online=12,
+            wasted_by_reason={"late": 8.0, "dropped": 2.0},
+            spans=(Span(v % 7, 60.0 * v - 60, 10.0, 40.0, 10.0, "accepted"),),
         )
         for v in range(1, n + 1)
     ]  # fmt: skip
@@ -86,13 +88,17 @@ def test_a_report_has_everything_and_fetches_nothing(tmp_path):
     titles = [
         *("Accuracy against rounds", "Accuracy against virtual time", "Accuracy against wall time"),
         *("Loss against rounds", "Loss against virtual time", "Loss against wall time"),
+        "Time to each accuracy",
         *("Clients per round", "How long rounds took", "Duration of each round"),
-        *("Network traffic so far", "Device time so far", "Device time wasted"),
+        *("Clients online", "Timeline"),
+        *("Network traffic so far", "Device time so far", "Device time wasted, by reason"),
         *("How often clients took part", "Who gave the updates", "Coverage"),
     ]
     assert [t for t in page.texts if t in titles] == titles
-    assert page.tags.count("svg") == 15
+    assert page.tags.count("svg") == 18
     text = " ".join(page.texts)
+    assert "Of 20; always 12, as asked at the end of each round." in text
+    assert "In seconds a round. Of all device time: late 20.0 %, dropped 5.0 %." in text
     assert "8 of 20 clients took part (40.0 %)" in text  # 0..6 and 8
     assert "name: digits" in text and "cafe" in text and "finished" in text
     assert {"accepted", "late", "lost", "refused"} <= set(page.texts)
@@ -104,6 +110,14 @@ def test_the_same_folder_gives_the_same_bytes(tmp_path):
     again = write_report(tmp_path / "digits-1", tmp_path / "elsewhere.html")
     assert again == tmp_path / "elsewhere.html"
     assert again.read_text() == html
+
+
+def test_the_picture_of_a_report(tmp_path):
+    pytest.importorskip("matplotlib")
+    report_of(tmp_path, records(10))
+    path = write_picture(tmp_path / "digits-1")
+    assert path == tmp_path / "digits-1" / "report.png"
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_what_comes_from_files_is_escaped(tmp_path):

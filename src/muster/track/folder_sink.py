@@ -53,7 +53,7 @@ class FolderSink:
         self._draw()
 
     def _draw(self) -> None:
-        from .curve import curve, png  # needs matplotlib only when it draws
+        from .picture import curve, png  # needs matplotlib only when it draws
 
         try:
             content = png(curve(self.folder.read(self.say)))

@@ -1,22 +1,58 @@
-"""report.html: a run on one page that needs no network, no script and no library."""
+"""A run on one page, as HTML that needs no network, or as one picture."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
+from muster.core.errors import UserError
 
 from .folder import JOB, RunFolder, write_whole
-from .history import Column, History, in_groups
+from .history import History
+from .page import document, section
 from .sink import RunPlan
 from .summary import Summary, headline
-from .svg import Series, bar_chart, line_chart
-from .units import bytes_text, secs_text, share_text, short_count, time_unit, value_text
+from .units import bytes_text, secs_text, share_text, short_count, value_text
+from .views import sections
 
-MOST_BARS = 120
-"""More rounds than this are drawn as means over groups of rounds."""
+
+@dataclass(frozen=True)
+class Told:
+    """What a run folder tells: all of it but the model."""
+
+    path: Path
+    history: History
+    plan: RunPlan | None
+    summary: Summary | None
+    """None while the run has not ended."""
+    job: str
+    """The text of job.yml; empty if there is none."""
+    notes: tuple[str, ...]
+    """What the reader should know, a torn record, say."""
+
+    @property
+    def name(self) -> str:
+        """What the run is called: by its job, or by its folder."""
+        return self.plan.name if self.plan else self.path.resolve().name
+
+    @property
+    def num_clients(self) -> int:
+        """All clients there are, as far as is known."""
+        return max(self.plan.num_clients if self.plan else 0, len(self.history.participation))
+
+
+def told(folder: Path) -> Told:
+    """Reads a run folder, of a run that is finished or not; record by record, whatever its length.
+
+    Raises:
+        RunFolderError: There is no run in `folder`, or a file in it is damaged.
+    """
+    run, notes = RunFolder.open(folder), list[str]()
+    plan, summary = run.read_plan(), run.read_summary()
+    history = History(run.read(notes.append), plan.target if plan else None)
+    job = run.job() if (run.path / JOB).is_file() else ""
+    return Told(run.path, history, plan, summary, job, tuple(notes))
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -29,54 +65,54 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     Raises:
         RunFolderError: There is no run in `folder`, a file in it is damaged, or the disk is full.
     """
-    run = RunFolder.open(folder)
-    notes: list[str] = []
-    plan, summary = run.read_plan(), run.read_summary()
-    history = History(run.read(notes.append), plan.target if plan else None)
-    job = run.job() if (run.path / JOB).is_file() else ""
+    run = told(folder)
     path = Path(out) if out is not None else run.path / "report.html"
-    write_whole(path, page(history, plan, summary, job, run.path.resolve().name, notes).encode())
+    write_whole(path, page(run).encode())
     return path
 
 
-def page(
-    history: History,
-    plan: RunPlan | None,
-    summary: Summary | None,
-    job: str,
-    folder_name: str,
-    notes: list[str],
-) -> str:
-    """The page's HTML. Whatever comes from files is escaped."""
-    name = plan.name if plan else folder_name
-    sections = [_section("Learning", _learning(history, plan))]
-    if history.trained.any():
-        sections += [
-            _section("Rounds", _rounds(history)),
-            _section("Cost", _cost(history)),
-            _section("Participation", _participation(history, plan)),
-        ]
-    if job:
-        sections.append(
+def write_picture(folder: Path, out: Path | None = None) -> Path:
+    """Writes the report's charts as one PNG and returns where it is; the same folder gives the same bytes.
+
+    Args:
+        folder: A run folder, of a run that is finished or not.
+        out: The file to write; `folder/report.png` unless given.
+
+    Raises:
+        UserError: matplotlib is not installed.
+        RunFolderError: There is no run in `folder`, a file in it is damaged, or the disk is full.
+    """
+    from .picture import picture, png  # needs matplotlib only when it draws
+
+    run = told(folder)
+    path = Path(out) if out is not None else run.path / "report.png"
+    try:
+        content = png(picture(sections(run.history, run.plan), run.name))
+    except ImportError as error:
+        raise UserError(
+            "pictures need matplotlib; install it with: pip install 'muster-fl[report]'"
+        ) from error
+    write_whole(path, content)
+    return path
+
+
+def page(run: Told) -> str:
+    """The report's HTML."""
+    body = [_head(run), _tiles(run), *(section(shown) for shown in sections(run.history, run.plan))]
+    if run.job:
+        body.append(
             f'<h2>Settings</h2><details class="card" open><summary>job.yml</summary>'
-            f"<pre>{escape(job)}</pre></details>"
+            f"<pre>{escape(run.job)}</pre></details>"
         )
-    sha = f"model sha256 {escape(summary.model_sha256)} · " if summary and summary.model_sha256 else ""
-    style = files("muster.track").joinpath("page.css").read_text("utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)} · Muster</title><style>{style}</style></head>\n<body><main>\n"
-        f"{_head(name, plan, summary, history, notes)}\n{_tiles(history, plan, summary)}\n"
-        + "\n".join(sections)
-        + f"\n<footer>{sha}{escape(folder_name)} · made by Muster from {len(history):,} records</footer>"
-        "\n</main></body></html>\n"
-    )
+    sha = run.summary.model_sha256 if run.summary else None
+    of = f"model sha256 {escape(sha)} · " if sha else ""
+    folder = escape(run.path.resolve().name)
+    body.append(f"<footer>{of}{folder} · made by Muster from {len(run.history):,} records</footer>")
+    return document(run.name, body)
 
 
-def _head(
-    name: str, plan: RunPlan | None, summary: Summary | None, history: History, notes: list[str]
-) -> str:
+def _head(run: Told) -> str:
+    plan, summary, notes = run.plan, run.summary, run.notes
     if summary is None:
         status, good, why = "unfinished", False, "The run has not ended yet, or was killed."
     else:
@@ -84,7 +120,7 @@ def _head(
         status, why = ("finished" if good else summary.status), summary.why
     lines = [
         f'<div class="status{"" if good else " bad"}">{escape(status)}</div>',
-        f"<h1>{escape(name)}</h1>",
+        f"<h1>{escape(run.name)}</h1>",
     ]
     if plan is not None:
         told = f"{plan.algorithm} trains {plan.model} ({short_count(plan.num_parameters)} parameters, "
@@ -93,12 +129,12 @@ def _head(
     if why:
         lines.append(f"<p>{escape(_sentence(why))}</p>")
     if plan is not None and plan.clock_only:
-        notes = [
+        notes = (
             "Clock only: nothing was trained; times, bytes and clients are as in a training run.",
             *notes,
-        ]
-    if history.surrogate or (plan is not None and plan.surrogate):
-        notes = ["Surrogate: losses come from a curve, not from training.", *notes]
+        )
+    if run.history.surrogate or (plan is not None and plan.surrogate):
+        notes = ("Surrogate: losses come from a curve, not from training.", *notes)
     return "\n".join([*lines, *(f'<p class="note">{escape(note)}</p>' for note in notes)])
 
 
@@ -106,8 +142,8 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def _tiles(history: History, plan: RunPlan | None, summary: Summary | None) -> str:
-    tally = history.tally
+def _tiles(run: Told) -> str:
+    tally, plan, summary = run.history.tally, run.plan, run.summary
     tiles: list[tuple[str, str, str]] = []
     for metric in list(dict.fromkeys([headline(tally.metrics), *tally.metrics]))[:3]:
         if metric is not None:
@@ -148,149 +184,3 @@ def _tiles(history: History, plan: RunPlan | None, summary: Summary | None) -> s
         for name, value, more in tiles
     )
     return f'<div class="tiles">{"".join(cells)}</div>'
-
-
-def _section(title: str, cards: list[str]) -> str:
-    return f'<h2>{escape(title)}</h2><div class="charts">{"".join(cards)}</div>'
-
-
-def _card(title: str, chart: str, keys: list[tuple[str, int]] | None = None, caption: str = "") -> str:
-    legend = "".join(
-        f'<span class="key"><i class="s{colour}"></i>{escape(name)}</span>' for name, colour in keys or []
-    )
-    foot = f"<figcaption>{legend}{escape(caption)}</figcaption>" if legend or caption else ""
-    return f'<figure class="card"><h3>{escape(title)}</h3>{chart}{foot}</figure>'
-
-
-def _time_axis(column: Column, word: str) -> tuple[float, str]:
-    unit, unit_name = time_unit(float(column[-1]) if len(column) else 0.0)
-    return unit, f"{word} time, {unit_name}"
-
-
-def _learning(history: History, plan: RunPlan | None) -> list[str]:
-    axes = [("version", 1.0, "rounds")]
-    for column, word in (("now_secs", "virtual"), ("wall_secs", "wall")):
-        axes.append((column, *_time_axis(history.columns[column], word)))
-    target = plan.target if plan else None
-    first = headline(history.metrics, target[0] if target else None)
-    cards = []
-    for metric in list(dict.fromkeys([first, *history.metrics, "loss"])):
-        if metric is None:
-            continue
-        wanted = [(metric, f"test {metric}", 0)]
-        if metric == "loss":
-            wanted.insert(0, ("", "training loss", 1))
-        goal = target[1] if target and target[0] == metric else None
-        for column, unit, label in axes:
-            series = []
-            for source, name, colour in wanted:
-                x, y = history.curve(source, column)
-                series.append(Series(name, x / unit, y, colour))
-            keys = [(s.name, s.colour) for s in series if len(s.x)] if len(wanted) > 1 else []
-            title = f"{metric[:1].upper()}{metric[1:]} against {label.split(',')[0]}"
-            cards.append(_card(title, line_chart(title, series, label, goal=goal), keys))
-    return cards
-
-
-def _rounds(history: History) -> list[str]:
-    made = history.trained
-    versions, secs = history.durations()
-    kinds = [("accepted", 0), ("late", 2), ("lost", 1), ("refused", 3), ("discarded", 4)]
-    columns = [(name, history.columns[f"num_{name}"][made], colour) for name, colour in kinds]
-    shown = [c for c in columns if c[1].any()]
-    size, _ = in_groups(versions, MOST_BARS)
-    layers = [(name, in_groups(values, MOST_BARS)[1], colour) for name, values, colour in shown]
-    edges = np.append(versions[::size] - 0.5, versions[-1] + 0.5) if len(versions) else np.zeros(0)
-    mean = f"Bars are means over {size} rounds." if size > 1 else ""
-    clients = bar_chart("Clients per round", edges, layers, "rounds")
-    longest = float(secs.max()) if len(secs) else 0.0
-    unit, unit_name = time_unit(longest)
-    over = line_chart("Round duration", [Series(unit_name, versions, secs / unit)], "rounds", from_zero=True)
-    bins = np.linspace(0.0, longest / unit, 31) if longest > 0 else np.zeros(0)
-    counts = np.histogram(secs / unit, bins)[0].astype(np.float64) if len(bins) else np.zeros(0)
-    how_long = bar_chart("Round durations", bins, [("rounds", counts, 0)], f"virtual time, {unit_name}")
-    median = f"Median {secs_text(float(np.median(secs)))}, longest {secs_text(longest)}." if len(secs) else ""
-    return [
-        _card("Clients per round", clients, [(name, colour) for name, _, colour in shown], mean),
-        _card("How long rounds took", how_long, None, f"Number of rounds. {median}".strip()),
-        _card("Duration of each round", over, None, f"Virtual time, {unit_name}."),
-    ]
-
-
-def _cost(history: History) -> list[str]:
-    columns, rounds = history.columns, history.columns["version"]
-    unit, unit_name = time_unit(sum(history.tally.device_secs.values()))
-
-    def so_far(name: str, column: str, colour: int, scale: float = 1.0) -> Series:
-        return Series(name, rounds, np.cumsum(columns[column]) / scale, colour)
-
-    traffic = [so_far("down", "down_bytes", 0), so_far("up", "up_bytes", 1)]
-    device = [so_far("used", "device_secs_used", 0, unit), so_far("wasted", "device_secs_wasted", 1, unit)]
-    made = history.trained
-    size, used = in_groups(columns["device_secs_used"][made], MOST_BARS)
-    wasted = in_groups(columns["device_secs_wasted"][made], MOST_BARS)[1]
-    spent = np.maximum(used + wasted, 1e-12)
-    share = Series("wasted, %", rounds[made][::size], 100 * wasted / spent, 1)
-    mean = f" Means over {size} rounds." if size > 1 else ""
-    return [
-        _card(
-            "Network traffic so far",
-            line_chart("Network traffic", traffic, "rounds", y_text=_bytes_tick, from_zero=True),
-            [(s.name, s.colour) for s in traffic],
-        ),
-        _card(
-            "Device time so far",
-            line_chart("Device time", device, "rounds", from_zero=True),
-            [(s.name, s.colour) for s in device],
-            f"In {unit_name}. Wasted: on tasks that did not count.",
-        ),
-        _card(
-            "Device time wasted",
-            line_chart("Device time wasted", [share], "rounds", from_zero=True),
-            None,
-            f"Percent of the round's device time.{mean}",
-        ),
-    ]
-
-
-def _bytes_tick(num_bytes: float) -> str:
-    return bytes_text(num_bytes).replace(".0 ", " ")
-
-
-def _participation(history: History, plan: RunPlan | None) -> list[str]:
-    times = history.participation
-    absent = max(plan.num_clients - len(times), 0) if plan else 0
-    most = int(times[-1]) if len(times) else 0
-    caption = f"{len(times):,} clients took part"
-    if plan is not None:
-        caption = (
-            f"{len(times):,} of {plan.num_clients:,} clients took part "
-            f"({share_text(len(times), plan.num_clients)})"
-        )
-    if not most:
-        chart = bar_chart("Participation", np.zeros(0), [], "")
-        return [_card("How often clients took part", chart, None, f"{caption}.")]
-    width = max(-(-(most + 1) // 30), 1)
-    edges = np.arange(0, most + width + 1, width, dtype=np.float64) - 0.5
-    counts = np.histogram(times, edges)[0].astype(np.float64)
-    counts[0] += absent
-    caption += f"; median {np.median(times):.0f} times, at most {most:,}."
-    chart = bar_chart("Participation", edges, [("clients", counts, 0)], "times a client's update was folded")
-    shares = np.cumsum(times[::-1]) / times.sum()
-    ranks = np.arange(1, len(times) + 1) / (len(times) + absent) * 100
-    curve = line_chart(
-        "Share of updates",
-        [Series("share", np.append(0.0, ranks), np.append(0.0, shares * 100))],
-        "most active clients, %",
-        from_zero=True,
-    )
-    coverage = line_chart(
-        "Coverage", [Series("clients", history.columns["version"], history.seen)], "rounds", from_zero=True
-    )
-    return [
-        _card("How often clients took part", chart, None, f"Number of clients. {caption}"),
-        _card(
-            "Who gave the updates", curve, None, "Percent of all updates; a straight line if all gave alike."
-        ),
-        _card("Coverage", coverage, None, "Different clients whose updates were folded so far."),
-    ]

@@ -1,7 +1,7 @@
 """Charts as inline SVG: no library, no script; colours come from the page's style sheet.
 
-A chart is drawn on a canvas of WIDTH x HEIGHT and scales with its place on the page. Classes `s0`, `s1`,
-... are the colours of series.
+A chart is drawn on a canvas of WIDTH x HEIGHT (a Gantt chart on a wider one) and scales with its place on
+the page. Classes `s0`, `s1`, ... are the colours of series.
 """
 
 from __future__ import annotations
@@ -9,36 +9,29 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
-from typing import Callable, Sequence
+from typing import Sequence
 
 import numpy as np
 
-from .history import Column, thin
+from .charts import Bars, Chart, Gantt, Lines, Series, Text, tick_text
+from .history import thin
 
 WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 38
+GANTT_WIDTH, LANE = 1152, 15
 HOVER_POINTS = 200
 """Curves of at most so many points show each point's values when the mouse is over it."""
 
-Text = Callable[[float], str]
 
-
-@dataclass(frozen=True)
-class Series:
-    """One curve or one layer of bars; `x` and `y` have the same length and are finite."""
-
-    name: str
-    x: Column
-    y: Column
-    colour: int = 0
-
-
-def tick_text(value: float) -> str:
-    """A number on an axis: 0.05, 20, 1.5k, 2M."""
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.6g}{suffix}"
-    return f"{value:.6g}" if abs(value) > 1e-12 else "0"
+def draw(chart: Chart) -> str:
+    """The chart as an `<svg>` element."""
+    match chart:
+        case Lines():
+            return _lines(chart)
+        case Bars():
+            return _bars(chart)
+        case Gantt():
+            return _gantt(chart)
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -60,52 +53,48 @@ class _Frame:
     x_high: float
     y_low: float
     y_high: float
+    width: int = WIDTH
+    height: int = HEIGHT
+
+    @property
+    def floor(self) -> float:
+        return self.height - BOTTOM
+
+    @property
+    def right(self) -> float:
+        return self.width - RIGHT
 
     def x(self, value: float) -> float:
-        width = (self.x_high - self.x_low) or 1.0
-        return LEFT + (value - self.x_low) / width * (WIDTH - LEFT - RIGHT)
+        span = (self.x_high - self.x_low) or 1.0
+        return LEFT + (value - self.x_low) / span * (self.right - LEFT)
 
     def y(self, value: float) -> float:
-        height = (self.y_high - self.y_low) or 1.0
-        return HEIGHT - BOTTOM - (value - self.y_low) / height * (HEIGHT - TOP - BOTTOM)
+        span = (self.y_high - self.y_low) or 1.0
+        return self.floor - (value - self.y_low) / span * (self.floor - TOP)
+
+    def x_ticks(self, count: int = 5) -> list[float]:
+        return [t for t in ticks(self.x_low, self.x_high, count) if self.x_low <= t <= self.x_high]
 
 
-def line_chart(
-    title: str,
-    series: Sequence[Series],
-    x_label: str,
-    *,
-    y_text: Text = tick_text,
-    from_zero: bool = False,
-    goal: float | None = None,
-) -> str:
-    """Curves over a numeric axis, thinned where they have more than 2,000 points.
-
-    Args:
-        title: Read aloud by screen readers.
-        series: Empty ones are left out; when all are, the chart says so.
-        x_label: Under the axis.
-        y_text: Writes the ticks of y.
-        from_zero: y begins at 0.
-        goal: A dashed line at this y.
-    """
-    shown = [s for s in series if len(s.x)]
+def _lines(chart: Lines) -> str:
+    shown = [s for s in chart.series if len(s.x)]
     if not shown:
-        return _empty(title)
+        return _empty(chart.title)
     values = np.concatenate([s.y for s in shown])
-    lows = [float(values.min()), *([goal] if goal is not None else []), *([0.0] if from_zero else [])]
-    highs = [float(values.max()), *([goal] if goal is not None else [])]
-    y_ticks = ticks(min(lows), max(highs))
+    goal = [] if chart.goal is None else [chart.goal]
+    y_ticks = ticks(
+        min([float(values.min()), *goal, *([0.0] if chart.from_zero else [])]),
+        max([float(values.max()), *goal]),
+    )
     x_low = min(0.0, min(float(s.x.min()) for s in shown))
     x_high = max(float(s.x.max()) for s in shown) or 1.0
     frame = _Frame(x_low, x_high, y_ticks[0], y_ticks[-1])
-    body = [_axes(frame, y_ticks, y_text, x_label, [t for t in ticks(x_low, x_high) if t <= x_high])]
-    if goal is not None:
-        y = frame.y(goal)
-        body.append(f'<line class="goal" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    for s in shown:
-        body.append(_curve(frame, s, x_label, y_text))
-    return _svg(title, "".join(body))
+    body = [_y_axis(frame, y_ticks, chart.y_text), _x_axis(frame, frame.x_ticks(), chart.x_label)]
+    for value in goal:
+        y = frame.y(value)
+        body.append(f'<line class="goal" x1="{LEFT}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+    body += [_curve(frame, s, chart.x_label, chart.y_text) for s in shown]
+    return _svg(chart.title, "".join(body))
 
 
 def _curve(frame: _Frame, s: Series, x_label: str, y_text: Text) -> str:
@@ -128,73 +117,73 @@ def _curve(frame: _Frame, s: Series, x_label: str, y_text: Text) -> str:
     return body
 
 
-def bar_chart(
-    title: str,
-    edges: Column,
-    layers: Sequence[tuple[str, Column, int]],
-    x_label: str,
-    *,
-    x_text: Text = tick_text,
-    y_text: Text = tick_text,
-) -> str:
-    """Stacked bars between neighbouring `edges` [N + 1].
-
-    Args:
-        title: Read aloud by screen readers.
-        edges: Where bars begin and end.
-        layers: (name, heights [N], colour), from below.
-        x_label: Under the axis.
-        x_text: Writes the ticks of x.
-        y_text: Writes the ticks of y.
-    """
-    if len(edges) < 2 or not layers:
-        return _empty(title)
-    heights = np.sum([layer[1] for layer in layers], axis=0)
+def _bars(chart: Bars) -> str:
+    edges = chart.edges
+    if len(edges) < 2 or not chart.layers:
+        return _empty(chart.title)
+    heights = np.sum([layer[1] for layer in chart.layers], axis=0)
     y_ticks = ticks(0.0, float(heights.max()) or 1.0)
     frame = _Frame(float(edges[0]), float(edges[-1]), 0.0, y_ticks[-1])
-    x_ticks = [t for t in ticks(frame.x_low, frame.x_high) if frame.x_low <= t <= frame.x_high]
-    body = [_axes(frame, y_ticks, y_text, x_label, x_ticks, x_text)]
+    body = [_y_axis(frame, y_ticks, chart.y_text), _x_axis(frame, frame.x_ticks(), chart.x_label)]
     floor = np.zeros(len(heights))
-    for name, layer, colour in layers:
+    for name, layer, colour in chart.layers:
         for i, value in enumerate(layer):
             if value <= 0:
                 continue
             left, right = frame.x(float(edges[i])), frame.x(float(edges[i + 1]))
             gap = min(1.0, (right - left) * 0.15)
             top, bottom = frame.y(float(floor[i] + value)), frame.y(float(floor[i]))
-            told = escape(
-                f"{name}: {y_text(float(value))} ({x_text(float(edges[i]))} to {x_text(float(edges[i + 1]))})"
-            )
+            between = f"{tick_text(float(edges[i]))} to {tick_text(float(edges[i + 1]))}"
+            told = escape(f"{name}: {chart.y_text(float(value))} ({between})")
             body.append(
                 f'<rect class="s{colour}" x="{left + gap / 2:.2f}" y="{top:.2f}" '
                 f'width="{right - left - gap:.2f}" height="{bottom - top:.2f}"><title>{told}</title></rect>'
             )
         floor = floor + layer
-    return _svg(title, "".join(body))
+    return _svg(chart.title, "".join(body))
 
 
-def _axes(
-    frame: _Frame,
-    y_ticks: Sequence[float],
-    y_text: Text,
-    x_label: str,
-    x_ticks: Sequence[float],
-    x_text: Text = tick_text,
-) -> str:
+def _gantt(chart: Gantt) -> str:
+    if not chart.bars:
+        return _empty(chart.title)
+    count = len(chart.lanes)
+    height = TOP + BOTTOM + count * LANE
+    low, high = min(bar.start for bar in chart.bars), max(bar.stop for bar in chart.bars)
+    frame = _Frame(min(low, 0.0), high, count, 0.0, GANTT_WIDTH, height)
+    body = [_x_axis(frame, frame.x_ticks(12), chart.x_label)]
+    for mark in chart.marks:
+        x = frame.x(mark)
+        body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{frame.floor}"/>')
+    for lane, name in enumerate(chart.lanes):
+        y = frame.y(lane) + LANE / 2 + 4
+        body.append(f'<text x="{LEFT - 7}" y="{y:.1f}" text-anchor="end">{escape(name)}</text>')
+    for bar in chart.bars:
+        left, right, told = frame.x(bar.start), frame.x(bar.stop), escape(bar.told)
+        body.append(
+            f'<rect class="s{bar.colour}" x="{left:.2f}" y="{frame.y(bar.lane) + 2:.1f}" '
+            f'width="{max(right - left, 0.5):.2f}" height="{LANE - 4}"><title>{told}</title></rect>'
+        )
+    return _svg(chart.title, "".join(body), GANTT_WIDTH, height)
+
+
+def _y_axis(frame: _Frame, at: Sequence[float], text: Text) -> str:
     body = []
-    for tick in y_ticks:
+    for tick in at:
         y = frame.y(tick)
-        body.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        body.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{escape(y_text(tick))}</text>')
-    floor = HEIGHT - BOTTOM
-    body.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
-    for tick in x_ticks:
-        x = frame.x(tick)
-        text = escape(x_text(tick))
-        body.append(f'<text x="{x:.1f}" y="{floor + 16}" text-anchor="middle">{text}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
+        body.append(f'<line class="grid" x1="{LEFT}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        body.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{escape(text(tick))}</text>')
+    return "".join(body)
+
+
+def _x_axis(frame: _Frame, at: Sequence[float], label: str) -> str:
+    floor = frame.floor
+    body = [f'<line class="axis" x1="{LEFT}" x2="{frame.right}" y1="{floor}" y2="{floor}"/>']
+    for tick in at:
+        text = escape(tick_text(tick))
+        body.append(f'<text x="{frame.x(tick):.1f}" y="{floor + 16}" text-anchor="middle">{text}</text>')
+    middle = (LEFT + frame.right) / 2
     body.append(
-        f'<text class="label" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="label" x="{middle}" y="{frame.height - 5}" text-anchor="middle">{escape(label)}</text>'
     )
     return "".join(body)
 
@@ -205,6 +194,6 @@ def _empty(title: str) -> str:
     )
 
 
-def _svg(title: str, body: str) -> str:
+def _svg(title: str, body: str, width: int = WIDTH, height: int = HEIGHT) -> str:
     name = escape(title, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">{body}</svg>'
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{body}</svg>'
