@@ -7,8 +7,9 @@ from html import escape
 import numpy as np
 
 from muster.net.watch import Snapshot
+from muster.track.charts import Lines, Series
 from muster.track.summary import headline
-from muster.track.svg import Series, line_chart
+from muster.track.svg import draw
 from muster.track.units import bytes_text, secs_text
 
 DOCUMENT = """<!DOCTYPE html>
@@ -84,7 +85,8 @@ def _curves(snapshot: Snapshot) -> str:
         keep = np.isfinite(y)
         title = f"test {name}" if name else "training loss"
         at = goal[1] if goal and goal[0] == name else None
-        chart = line_chart(title, [Series(title, x[keep], y[keep], 0 if name else 1)], "rounds", goal=at)
+        series = (Series(title, x[keep], y[keep], 0 if name else 1),)
+        chart = draw(Lines(title, series, "rounds", goal=at))
         cards.append(f'<figure class="card"><h3>{escape(title)}</h3>{chart}</figure>')
     return f'<h2>Learning</h2><div class="charts">{"".join(cards)}</div>' if cards else ""
 
