@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from muster.cli_operate import certs_app, state_server, status
+from muster.cli_select_test import select_test
 from muster.core.errors import MusterError, UserError
 
 DONE, OURS, USERS, INTERRUPTED = 0, 1, 2, 130
@@ -238,6 +239,7 @@ def data(context: typer.Context, json: AsJson = False) -> int:
 
 
 app.add_typer(certs_app, name="certs")
+app.command("select-test")(select_test)
 app.command()(state_server)
 app.command()(status)
 
