@@ -22,6 +22,10 @@ Hosts = Annotated[
     list[str] | None,
     typer.Option("--host", metavar="HOST", help="A name or address of the server; may be repeated."),
 ]
+Audited = Annotated[
+    Path | None,
+    typer.Option("--audit", metavar="FILE", help="The audit log; default: in the certificates' folder."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 HERE = Path("certs")
@@ -126,6 +130,7 @@ def state_server(
     each_step: Annotated[
         bool, typer.Option("--each-step", help="Workers ask after every step, as in the paper.")
     ] = False,
+    audit: Audited = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -148,7 +153,7 @@ def state_server(
         check_plaintext(host)
     else:
         tls = web.tls_context(LiveIdentity(certs, "server", lambda line: typer.echo(line, err=True)))
-        check = web.tokens_of(Gatekeeper(certs, Audit(certs / "audit.jsonl")), ("client",))
+        check = web.tokens_of(Gatekeeper(certs, Audit(audit or certs / "audit.jsonl")), ("client",))
     listener = listening(host, port)
     rules = Rules(lease_secs, margin_secs, max_steps, not each_step)
     at = f"{'http' if insecure else 'https'}://{host}:{listener.getsockname()[1]}"
@@ -166,6 +171,7 @@ def status(
     certs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="TLS, and tokens of viewers (muster certs init).")
     ] = None,
+    audit: Audited = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -185,6 +191,7 @@ def status(
     from muster.net.logs import json_logs
     from muster.net.ports import listening
     from muster.net.status_page.routes import routes
+    from muster.track.folder import RECORDS
 
     if log_json:
         json_logs()
@@ -195,10 +202,14 @@ def status(
         check, tls, query = web.one_token(token), None, f"?token={token}"
     else:
         tls = web.tls_context(LiveIdentity(certs, "server", lambda line: typer.echo(line, err=True)))
-        check = web.tokens_of(Gatekeeper(certs, Audit(certs / "audit.jsonl")), ("viewer",))
+        check = web.tokens_of(Gatekeeper(certs, Audit(audit or certs / "audit.jsonl")), ("viewer",))
         query = "?token=TOKEN"
         more.append(lambda: metrics.of_certificates(certs))
+
+    def ready() -> bool:
+        return (folder / RECORDS).exists()
+
     listener = listening(host, port)
     url = f"{'https' if certs else 'http'}://{host}:{listener.getsockname()[1]}/{query}"
     context.obj.give({"status": "listening", "url": url}, f"{folder}: {url}")
-    web.run(web.application(routes(watch.look, *more), check), listener, tls)
+    web.run(web.application(routes(watch.look, *more), check, ready), listener, tls)

@@ -132,6 +132,16 @@ def test_a_bad_change_does_not_replace_what_works(folder: Path) -> None:
     assert len(said) == 2 and "do not belong together" in said[0] and "expired on" in said[1]
 
 
+@pytest.mark.parametrize(("days", "told"), [(40, 0), (20, 1), (5, 1), (1, 1)])
+def test_the_end_that_comes_near_is_told_once(folder: Path, days: int, told: int) -> None:
+    said: list[str] = []
+    certs.issue(folder, "server", role="server", days=days)
+    live = LiveIdentity(folder, "server", said.append)
+    live.current()
+    assert len(said) == told
+    assert all("server.crt expires in" in line and "muster certs rotate" in line for line in said)
+
+
 def test_an_expired_identity_does_not_start(folder: Path) -> None:
     certs.issue(folder, "old", days=1, now=datetime.now(UTC) - timedelta(days=3))
     with pytest.raises(CertificateError, match=r"old\.crt expired on"):

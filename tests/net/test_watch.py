@@ -122,6 +122,9 @@ def test_the_last_notices_are_shown(run: RunFolder) -> None:
     assert len(errors) == 10 and errors[-1].endswith("notice 19")
 
 
-def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="holds no run"):
-        Watch(tmp_path)
+def test_a_run_may_begin_after_the_first_look(tmp_path: Path) -> None:
+    watch = Watch(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="does not exist"):
+        watch.look()
+    RunFolder.create(tmp_path / "run", "").append(record(1))
+    assert watch.look().tally.version == 1

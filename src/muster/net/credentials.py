@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Callable, cast
 
 from muster.core.errors import CertificateError, UserError
 
-from .identity import Identity, load_identity
+from .identity import Identity, expiry_warning, fault_of, load_identity, parse_certificates
 
 if TYPE_CHECKING:
     import grpc
@@ -19,11 +19,12 @@ class LiveIdentity:
     """An identity whose files are looked at again at every use, so that a rotated one takes over by itself.
 
     What is damaged, or half written, or expired while the old one is not, does not replace what works.
+    That it will expire is said 30, 7 and 1 days ahead.
 
     Args:
         folder: The certificates' folder.
         name: The identity's name.
-        say: Told once about every new pair, and about every one that is refused.
+        say: Told once about every new pair, every one that is refused, and the end that comes near.
 
     Raises:
         CertificateError: The first pair is missing, damaged, expired or not yet valid.
@@ -31,8 +32,9 @@ class LiveIdentity:
 
     def __init__(self, folder: Path, name: str, say: Callable[[str], None] = lambda line: None) -> None:
         self._folder, self._name, self._say, self._lock = folder, name, say, threading.Lock()
-        self._stamp = self._look()
+        self._stamp, self._warned = self._look(), 0
         self._identity = self._load()
+        self._warn()
 
     def current(self) -> Identity:
         """The newest pair that works."""
@@ -45,16 +47,25 @@ class LiveIdentity:
                     self._say(f"the certificate of {self._name} was read again: it had changed")
                 except CertificateError as error:
                     self._say(f"the changed certificate of {self._name} is not used: {error}")
+            self._warn()
             return self._identity
+
+    def _warn(self) -> None:
+        days, text = expiry_warning(self._certificate, str(self.files()[0])) or (0, "")
+        if days and days != self._warned:
+            self._say(text)
+        self._warned = days
 
     def files(self) -> tuple[Path, Path]:
         """Certificate and key, for those who want files."""
         return self._folder / f"{self._name}.crt", self._folder / f"{self._name}.key"
 
     def _load(self) -> Identity:
-        identity = load_identity(self._folder, self._name)
-        if trouble := identity.fault(f"{self._folder / self._name}.crt"):
+        identity, where = load_identity(self._folder, self._name), str(self.files()[0])
+        certificate = parse_certificates(identity.certificate, where)[0]
+        if trouble := fault_of(certificate, where):
             raise CertificateError(trouble)
+        self._certificate = certificate
         return identity
 
     def _look(self) -> tuple[tuple[int, int] | None, ...]:

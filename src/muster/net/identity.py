@@ -24,10 +24,6 @@ class Identity:
     key: bytes
     roots: bytes
 
-    def fault(self, called: str, now: datetime | None = None, host: str | None = None) -> str | None:
-        """`fault_of` this certificate, as it is called in the sentence."""
-        return fault_of(parse_certificates(self.certificate, called)[0], called, now, host)
-
 
 def utc_now() -> datetime:
     """Certificates speak of the time of day in UTC; nothing else in a deployment does."""

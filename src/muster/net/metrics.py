@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from muster.core.errors import UserError
+
 from .identity import read_certificates
 from .state_server import StateServer
 from .watch import Snapshot
@@ -67,7 +69,10 @@ def route(*sources: Source) -> Route:
     from starlette.routing import Route
 
     async def metrics(request: Request) -> Response:
-        return Response(exposition(*sources), media_type=CONTENT_TYPE_LATEST)
+        try:
+            return Response(exposition(*sources), media_type=CONTENT_TYPE_LATEST)
+        except UserError as error:  # the run has not begun, or its folder cannot be read
+            return Response(str(error), 503)
 
     return Route("/metrics", metrics)
 

@@ -99,14 +99,10 @@ def write_live(folder: Path, clients: Mapping[str, int], errors: Sequence[str]) 
 
 
 class Watch:
-    """Looks at a run folder again and again.
-
-    Raises:
-        RunFolderError: There is no run in `folder`, or what is there cannot be read.
-    """
+    """Looks at a run folder again and again; it may come to be later."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._lock = RunFolder.open(folder), threading.Lock()
+        self._folder, self._lock = RunFolder(folder), threading.Lock()
         self._forget()
 
     def _forget(self) -> None:
@@ -115,8 +111,13 @@ class Watch:
         self._curves: dict[str, list[tuple[int, float]]] = {}
 
     def look(self) -> Snapshot:
-        """The run as it is now; may be called from several threads."""
+        """The run as it is now; may be called from several threads.
+
+        Raises:
+            RunFolderError: There is no run in the folder, or what is there cannot be read.
+        """
         with self._lock:
+            RunFolder.open(self._folder.path)
             self._read_on()
             return self._snapshot()
 
@@ -159,8 +160,8 @@ class Watch:
             for line in file:
                 if not line.endswith(b"\n"):
                     break  # it is being written
-                self._offset += len(line)
                 self._add(line)
+                self._offset += len(line)
 
     def _add(self, line: bytes) -> None:
         try:

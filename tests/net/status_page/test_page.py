@@ -63,6 +63,7 @@ def test_addresses(run: RunFolder) -> None:
             assert (await client.get("/status.json")).json()["round"] == 2
             assert "muster_round 2.0" in (await client.get("/metrics")).text
             (run.path / "records.jsonl").write_text("rubbish\n")
-            assert (await client.get("/fragment")).status_code == 503
+            for path in ("/fragment", "/status.json", "/metrics"):
+                assert (await client.get(path)).status_code == 503
 
     asyncio.run(talk())
