@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from muster.core.errors import JobError
 from muster.core.params import ParamSpec
+from muster.core.population import Population
 from muster.core.randomness import rng
 from muster.core.state import Limits, ServerState, initial_state
 from muster.core.store import ClientStore
@@ -103,9 +105,9 @@ def compose(
             f"stop.target waits for {job.stop.target.metric}, but a clock-only run trains nothing that could "
             "reach it; leave out --clock-only, or add stop.target=null"
         )
-    data = prepare(job.data, job.seed)
+    data = prepare(job.data, job.seed_of("data"))
     check_population(job, data.num_clients)
-    population = job.population.draw(np.asarray(data.num_examples), job.seed)
+    population = draw_population(job, np.asarray(data.num_examples))
     asked = job.engine.backend
     backend = choose_backend(asked, job.model)
     job = replace(job, engine=replace(job.engine, backend=backend))
@@ -118,7 +120,7 @@ def compose(
         down_bytes=spec.num_bytes * len(local.down),
         up_bytes=spec.num_bytes * len(local.up),
         dropout=job.population.dropout,
-        seed=job.seed,
+        seed=job.seed_of("clock"),
         clock=job.clock,
         macs=forward_macs(job.model, job.task, data.facts) if job.clock.compute == "flops" else 0.0,
     )
@@ -132,10 +134,10 @@ def compose(
     shown = _timeline(data.num_clients, job)
     if clock_only:
         surrogate = bool(algorithm.select.reads)
-        stand_in = ClockOnly(population.num_examples, job.train, job.seed, surrogate)
+        stand_in = ClockOnly(population.num_examples, job.train, job.seed_of("training"), surrogate)
         sim = Simulation(
             algorithm,
-            job.seed,
+            job.seed_of("selection"),
             world,
             stand_in,
             state,
@@ -149,10 +151,10 @@ def compose(
         algorithm.combine,
         algorithm.combine.max_weight(population),
         scale_for(algorithm.pace.max_accepts),
-        job.seed,
+        job.seed_of("training"),
     )
     recipe = Recipe(backend, job.model, job.task, local, job.train, folding, str(data.path))
-    initial = learner.initial(job.seed)
+    initial = learner.initial(job.seed_of("model"))
 
     def inline() -> Inline:
         return Inline(Trainer(learner, data, folding, FixedPointSum(spec.size, folding.scale)))
@@ -165,8 +167,18 @@ def compose(
     plane = DataPlane(
         algorithm, spec, crew, ClientStore(store), data.num_clients, folding.max_weight, initial
     )
-    sim = Simulation(algorithm, job.seed, world, plane, state, outside, link=link, timeline=shown)
+    draws = job.seed_of("selection")
+    sim = Simulation(algorithm, draws, world, plane, state, outside, link=link, timeline=shown)
     return Session(job, sim, plane, spec, choices, data.num_clients)
+
+
+def draw_population(job: Job, num_examples: npt.NDArray[np.int32]) -> Population:
+    """The job's devices, one for each client; when they are online may have a seed of its own."""
+    drawn = job.population.draw(num_examples, job.seed_of("devices"))
+    seed = job.seed_of("availability")
+    if seed == job.seed_of("devices") or drawn.availability is None:
+        return drawn
+    return replace(drawn, availability=job.population.draw(num_examples, seed).availability)
 
 
 def _timeline(num_clients: int, job: Job) -> Ids:

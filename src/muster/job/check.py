@@ -49,6 +49,12 @@ def conflicts(job: Job) -> list[Conflict]:
     if isinstance(most, int):
         found += _population(job, most)
     if isinstance(job.population, Imported):
+        if job.population.join != "independent" and job.seed_of("availability") != job.seed_of("devices"):
+            text = (
+                f"seeds: population.join is {job.population.join!r}, so devices and availability are of one "
+                "draw; give seeds.devices and seeds.availability the same value, or join: independent"
+            )
+            found.append(((("seeds", "availability"), ("seeds", "devices"), ("seeds",)), text))
         try:
             read_facts(Path(job.population.path))
         except DataError as error:

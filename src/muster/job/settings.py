@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from muster.core.algorithm import Algorithm
@@ -92,6 +92,30 @@ class Track(Part):
 
 
 @dataclass(frozen=True)
+class Seeds(Part):
+    """Seeds of single streams of randomness, for who wants one thing varied; default: the job's `seed`."""
+
+    data: int | None = None
+    """Who holds which examples."""
+    model: int | None = None
+    """The untrained model's values."""
+    devices: int | None = None
+    """How fast each client and its link are."""
+    availability: int | None = None
+    """When each client is online."""
+    clock: int | None = None
+    """Which tasks are lost on the way, and the clock's jitter and changes of speed."""
+    selection: int | None = None
+    """Who is drawn for each round."""
+    training: int | None = None
+    """In which order clients see their examples, and what else is drawn while they train."""
+
+    def __post_init__(self) -> None:
+        for stream in fields(self):
+            self.check_number(stream.name, at_least=0)
+
+
+@dataclass(frozen=True)
 class Job(Part):
     """Everything that a run depends on; `load_job` makes one from a job file or a mapping."""
 
@@ -119,6 +143,13 @@ class Job(Part):
     """How often the model is evaluated and the run's state saved."""
     clock: Clock = field(default_factory=Clock)
     """How long a task's training takes on a device."""
+    seeds: Seeds = field(default_factory=Seeds)
+    """Seeds of single streams, where they are not to be drawn from `seed`."""
+
+    def seed_of(self, stream: str) -> int:
+        """The seed of a stream, one of the fields of `Seeds`."""
+        own: int | None = getattr(self.seeds, stream)
+        return self.seed if own is None else own
 
     def __post_init__(self) -> None:
         self.check_number("seed", at_least=0)
