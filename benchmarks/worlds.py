@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def row(world: str, runs: list[list[dict[str, Any]]]) -> str:
 
     last = mean(lambda rs: statistics.mean([r["metrics"]["accuracy"] for r in rs if r["metrics"]][-3:]))
     hours = mean(lambda rs: rs[-1]["now_secs"] / 3600)
-    medians = mean(lambda rs: statistics.median(b["now_secs"] - a["now_secs"] for a, b in zip(rs, rs[1:])))
+    medians = mean(lambda rs: statistics.median(b["now_secs"] - a["now_secs"] for a, b in pairwise(rs)))
     used = mean(lambda rs: sum(r["device_secs_used"] for r in rs))
     wasted = mean(lambda rs: sum(r["device_secs_wasted"] for r in rs))
     top = mean(lambda rs: sum(shares(rs)[:20]) / max(sum(shares(rs)), 1))
