@@ -127,8 +127,8 @@ def main() -> None:
     lines = [
         f"FedAvg, mlp, {args.rounds} rounds of 10 of 13, {args.seeds} seeds; means.",
         "",
-        "| world | accuracy, last 3 evaluations | all rounds | accuracy 0.8 after | median round | device time "
-        "wasted | updates by the 20 busiest of 100 | clients never used |",
+        "| world | accuracy, last 3 evaluations | all rounds | accuracy 0.8 after | median round | device "
+        "time wasted | updates by the 20 busiest of 100 | clients never used |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(row(world, runs) for world, runs in done.items()),
     ]

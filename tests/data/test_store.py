@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from muster.core import arrays
 from muster.core.errors import DataError, UserError
 from muster.core.examples import Examples, Facts
 from muster.core.part import user_module
-from muster.data import store
 from muster.data.dataset import DataSet, Raw
 from muster.data.digits import Digits
 from muster.data.fashion_mnist import FashionMNIST
@@ -206,7 +206,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch, reason):
         return len(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._HashedFile, "write", write)
+        patch.setattr(arrays.HashedFile, "write", write)
         with pytest.raises(DataError, match=f"{os.strerror(reason)}.*MUSTER_CACHE"):
             prepare(Points(), seed=0, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -256,8 +256,8 @@ from muster.core.part import resolve
 from muster.data import store
 own, cache, then = sys.argv[1:]
 if then == "die":
-    write = store._write_array
-    store._write_array = lambda file, array: os._exit(9) if file.name == "y.npy" else write(file, array)
+    write = store.write_array
+    store.write_array = lambda file, array: os._exit(9) if file.name == "y.npy" else write(file, array)
 print("ready", flush=True)
 sys.stdin.readline()
 data = store.prepare(resolve(own + ":Mine")(), 0, Path(cache))

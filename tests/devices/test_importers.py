@@ -189,7 +189,7 @@ def test_csv_of_availability(imported):
 
 
 def test_parquet(imported, tmp_path):
-    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow as arrow
     from pyarrow import parquet
 
     parquet.write_table(arrow.table({"ms_per_example": [10.0, 20.0]}), tmp_path / "x.parquet")
@@ -197,9 +197,27 @@ def test_parquet(imported, tmp_path):
     assert lists(arrays) == {"ms_per_example": [10, 20]}
 
 
+def test_availability_from_parquet(imported, tmp_path):
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    columns = {"trace": ["b", "a"], "start_secs": [5, 0.5], "end_secs": [6, 3.0], "period_secs": [10, 20]}
+    parquet.write_table(arrow.table(columns), tmp_path / "x.parquet")
+    facts, arrays = imported(d__parquet=(tmp_path / "x.parquet").read_bytes())
+    assert lists(arrays) == {
+        "starts": [SECOND // 2, 5 * SECOND],
+        "ends": [3 * SECOND, 6 * SECOND],
+        "offsets": [0, 1, 2],
+        "period": [20 * SECOND, 10 * SECOND],
+    }
+    assert facts["sources"][0]["kind"] == "parquet"
+
+
 def test_parquet_without_pyarrow(imported, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"Parquet needs pyarrow \(pip install pyarrow\), or make it a CSV"):
+    with pytest.raises(
+        DataError, match=r"Parquet needs pyarrow \(pip install 'muster-fl\[parquet\]'\), or make it a CSV"
+    ):
         imported(d__parquet=b"PAR1...")
 
 

@@ -11,6 +11,7 @@ from typing import Any, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from muster.core.arrays import digest_of
 from muster.core.errors import DataError
 from muster.core.examples import Examples, Facts
 
@@ -135,11 +136,6 @@ def _mapped(file: Path, sha256: str, verify: bool) -> npt.NDArray[Any]:
 
 def _unusable(path: Path, why: str) -> DataError:
     return DataError(f"the prepared data in {path} cannot be used: {why}")
-
-
-def digest_of(stored: Mapping[str, Any]) -> str:
-    """The sha256 that `facts.json` carries of its own content."""
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
 def file_sha256(file: Path) -> str:

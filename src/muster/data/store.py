@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from muster.core.arrays import digest_of, write_array
 from muster.core.errors import DataError, MusterError
 from muster.core.examples import Examples, Facts
 from muster.core.part import dumps
 from muster.core.randomness import rng
 from muster.data.dataset import DataSet, Raw, built_in
-from muster.data.federated import FORMAT, FederatedData, digest_of
+from muster.data.federated import FORMAT, FederatedData
 from muster.data.partition import Assignment
 
 log = logging.getLogger(__name__)
@@ -188,33 +189,11 @@ def _write(folder: Path, raw: Raw, assignment: Assignment) -> None:
         "format": FORMAT,
         "facts": asdict(raw.facts),
         "client_names": _client_names(raw, assignment),
-        "arrays": {name: _write_array(folder / f"{name}.npy", array) for name, array in arrays.items()},
+        "arrays": {name: write_array(folder / f"{name}.npy", array) for name, array in arrays.items()},
     }
     stored = json.loads(json.dumps(stored))  # tuples become lists, as they will be read
     text = json.dumps({**stored, "sha256": digest_of(stored)}, indent=1, sort_keys=True)
     (folder / "facts.json").write_text(text + "\n", encoding="utf-8")
-
-
-class _HashedFile:
-    """A file that knows the sha256 of what went in, and tells `np` why a write failed.
-
-    NumPy writes real files by C calls that lose the reason (a full disk); this is not a real file.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self.file, self.sha256 = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        return int(self.file.write(data))
-
-
-def _write_array(file: Path, array: npt.NDArray[Any]) -> str:
-    """Writes one .npy file; returns its sha256."""
-    with file.open("wb") as stream:
-        hashed = _HashedFile(stream)
-        np.lib.format.write_array(hashed, np.ascontiguousarray(array), allow_pickle=False)
-    return hashed.sha256.hexdigest()
 
 
 def _client_names(raw: Raw, assignment: Assignment) -> tuple[str, ...]:

@@ -268,7 +268,7 @@ def parquet_table(name: str, data: bytes) -> Arrays:
         parquet: Any = import_module("pyarrow.parquet")
     except ImportError:
         raise DataError(
-            f"{name}: Parquet needs pyarrow (pip install pyarrow), or make it a CSV file"
+            f"{name}: Parquet needs pyarrow (pip install 'muster-fl[parquet]'), or make it a CSV file"
         ) from None
     try:
         table = parquet.read_table(io.BytesIO(data))

@@ -27,6 +27,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from muster.core.arrays import digest_of, write_array
 from muster.core.errors import DataError
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -73,9 +74,9 @@ def write_traces(out: Path, arrays: Arrays, sources: Sequence[Mapping[str, Any]]
                 "format": FORMAT,
                 "sources": [dict(source) for source in sources],
                 "rows": num_rows(arrays),
-                "arrays": {name: _write(aside / f"{name}.npy", array) for name, array in arrays.items()},
+                "arrays": {name: write_array(aside / f"{name}.npy", array) for name, array in arrays.items()},
             }
-            facts["sha256"] = _digest(facts)
+            facts["sha256"] = digest_of(facts)
             (aside / "facts.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
             os.chmod(aside, 0o755)
             os.rename(aside, out)
@@ -99,7 +100,11 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} holds no imported traces (facts.json is missing); {FIX}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: facts.json cannot be read ({error}); {FIX}") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT or facts.get("sha256") != _digest(facts):
+    if (
+        not isinstance(facts, dict)
+        or facts.get("format") != FORMAT
+        or facts.get("sha256") != digest_of(facts)
+    ):
         raise DataError(f"{path}: facts.json is damaged or of another format; {FIX}")
     return facts
 
@@ -121,15 +126,3 @@ def open_traces(path: Path) -> dict[str, npt.NDArray[Any]]:
             raise DataError(f"{path}: {name}.npy is not as it was written (its sha256 differs); {FIX}")
         arrays[name] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     return arrays
-
-
-def _write(file: Path, array: npt.NDArray[Any]) -> str:
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
-    file.write_bytes(stream.getvalue())
-    return hashlib.sha256(stream.getvalue()).hexdigest()
-
-
-def _digest(facts: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in facts.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
