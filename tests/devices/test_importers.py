@@ -157,7 +157,23 @@ def test_mahimahi(imported):
         "up_kbps": [18, 24],
         "kbps": [36, 12, 0, 24, 24],
         "kbps_offsets": [0, 4, 5],
+        "series_down": [0, 1],
+        "series_up": [0, 1],
     }
+
+
+def test_two_ways_of_a_mahimahi_link(imported):
+    _, arrays = imported(lte__up="1\n1\n", other="1\n", lte__down="0\n5\n999\n1000\n1999\n")
+    assert lists(arrays) == {
+        "down_kbps": [30, 12],
+        "up_kbps": [24, 12],
+        "kbps": [24, 12, 36, 24],
+        "kbps_offsets": [0, 1, 2, 4],
+        "series_down": [2, 1],
+        "series_up": [0, 1],
+    }
+    with pytest.raises(UserError, match=r"lte\.down and lte\.up are the two ways of one link; give both"):
+        imported(lte__down="1\n")
 
 
 def test_the_last_second_of_a_link_counts_only_if_it_is_whole(imported):

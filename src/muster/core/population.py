@@ -33,6 +33,18 @@ class Availability(Protocol):
         ...
 
 
+class Links(Protocol):
+    """How long transfers take over links whose speed varies in time. Stateless."""
+
+    def down_ns(self, clients: Ids, at_ns: Ids, bits: float) -> Ids:
+        """i64[K] ns that a download of `bits` takes each client, from the instant on."""
+        ...
+
+    def up_ns(self, clients: Ids, at_ns: Ids, bits: float) -> Ids:
+        """The same of uploads."""
+        ...
+
+
 @dataclass(frozen=True)
 class Population:
     """Facts about clients, a column each; a client is a row. Columns may be memory-mapped."""
@@ -43,6 +55,8 @@ class Population:
     up_kbps: npt.NDArray[np.float32]  # [C]
     availability: Availability | None = None
     """When clients are online; None: always."""
+    links: Links | None = None
+    """Links that vary in time, of which `down_kbps` and `up_kbps` are the means; None: they do not."""
     memory_mb: npt.NDArray[np.float32] | None = None
     """[C], main memory; None: not known."""
     task_secs: npt.NDArray[np.float64] | None = None

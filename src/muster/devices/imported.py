@@ -12,9 +12,11 @@ import numpy.typing as npt
 from muster.core.errors import FieldError
 from muster.core.population import Population
 from muster.core.randomness import rng
+from muster.core.tables import SECOND
 
 from .availability import Availability, Intervals
 from .devices import Devices
+from .links import Links, Series
 from .mobile import Mobile
 from .trace_folder import num_rows, open_traces
 
@@ -70,6 +72,11 @@ class Imported(Devices):
                 z = rng(seed, "imported link", number).standard_normal(len(mean))
                 drawn = mean + arrays[f"{way}_sigma"][chosen["link"]] * z
                 columns[f"{way}_kbps"] = np.maximum(drawn, LEAST_SHARE * mean)
+        if "series_down" in arrays:
+            series = Series(arrays["kbps"], arrays["kbps_offsets"])
+            down, up = (arrays[f"series_{way}"][chosen["link"]] for way in ("down", "up"))
+            secs = rng(seed, "imported link", 2).integers(0, np.diff(series.offsets)[down])
+            columns["links"] = Links(series, down, up, SECOND * secs)
         if "availability" in chosen:
             traces = (arrays[name].astype(np.int64) for name in ("starts", "ends", "offsets", "period"))
             shift = np.zeros(len(num_examples), np.int64)

@@ -72,7 +72,7 @@ def import_traces(files: Sequence[Path], out: Path, kind: str = "auto") -> dict[
         found = _kind(file, data) if kind == "auto" else kind
         sources.append({"file": file.name, "kind": found, "sha256": hashlib.sha256(data).hexdigest()})
         if found == "mahimahi":
-            links.append(mahimahi(file.name, data))
+            links.append((file.name, mahimahi(file.name, data)))
             continue
         for name, array in READERS[found](file.name, data).items():
             if name in arrays:
@@ -81,9 +81,7 @@ def import_traces(files: Sequence[Path], out: Path, kind: str = "auto") -> dict[
     if links:
         if "down_kbps" in arrays:
             raise UserError("mahimahi links and another file both bring link speeds; import them apart")
-        mean = np.array([series.mean() for series in links])
-        offsets = np.cumsum([0, *map(len, links)], dtype=np.int64)
-        arrays |= {"down_kbps": mean, "up_kbps": mean, "kbps": np.concatenate(links), "kbps_offsets": offsets}
+        arrays |= _links(links)
     known = [name for names in TABLES.values() for name in names]
     return write_traces(out, {name: arrays[name] for name in known if name in arrays}, sources)
 
@@ -227,6 +225,35 @@ def _speeds(name: str, scores: list[float]) -> dict[str, Floats]:
 
 
 # ---- mahimahi
+
+
+def _links(named: Sequence[tuple[str, Floats]]) -> Arrays:
+    """Links of series: NAME.down and NAME.up are the ways of one; any other file is both ways of its own.
+
+    Raises:
+        UserError: A file of one way has no counterpart.
+
+    """
+    ways: dict[str, dict[str, int]] = {}
+    for number, (name, _) in enumerate(named):
+        stem, _, way = name.rpartition(".")
+        if way in ("down", "up"):
+            ways.setdefault(stem, {})[way] = number
+        else:
+            ways[name] = {"down": number, "up": number}
+    alone = next((stem for stem, pair in ways.items() if len(pair) == 1), None)
+    if alone is not None:
+        raise UserError(f"{alone}.down and {alone}.up are the two ways of one link; give both")
+    down, up = (np.array([pair[way] for pair in ways.values()], np.int64) for way in ("down", "up"))
+    mean = np.array([series.mean() for _, series in named])
+    return {
+        "down_kbps": mean[down],
+        "up_kbps": mean[up],
+        "kbps": np.concatenate([series for _, series in named]),
+        "kbps_offsets": np.cumsum([0, *(len(series) for _, series in named)], dtype=np.int64),
+        "series_down": down,
+        "series_up": up,
+    }
 
 
 def mahimahi(name: str, data: bytes) -> Floats:

@@ -5,8 +5,8 @@ Up to four tables, which need not have the same number of rows:
     compute        ms_per_example f64[N]; memory_mb f64[N], if known
     link           down_kbps, up_kbps f64[N]; down_sigma, up_sigma f64[N], if a link's speed is a
                    normal distribution
-    link_series    kbps f64[S], mean speed in each second, the links one after the other;
-                   kbps_offsets i64[N+1]
+    link_series    kbps f64[S], mean speed in each second, the series one after the other;
+                   kbps_offsets i64[M+1]; series_down, series_up i64[N], the series of each link's ways
     availability   starts, ends i64[M] ns, offsets i64[N+1], period i64[N] ns; see `Intervals`
 
 Numbers keep all digits of their source. The folder is written aside and renamed when whole.
@@ -39,7 +39,7 @@ FIX = "make it with: muster devices import FILE --out DIR"
 TABLES: Mapping[str, tuple[str, ...]] = {
     "compute": ("ms_per_example", "memory_mb"),
     "link": ("down_kbps", "up_kbps", "down_sigma", "up_sigma"),
-    "link_series": ("kbps", "kbps_offsets"),
+    "link_series": ("kbps", "kbps_offsets", "series_down", "series_up"),
     "availability": ("starts", "ends", "offsets", "period"),
 }
 """The arrays of each table."""

@@ -72,9 +72,15 @@ class World:
         examples = np.asarray(who.num_examples[client], np.int64)
         speed = who.ms_per_example[client].astype(np.float64)
         kbit = clock.bits_per_kbit
-        down = np.rint(8 * self.down_bytes / (kbit * who.down_kbps[client].astype(np.float64)) * SECOND)
         compute = np.rint(clock.secs(tasks, self.seed, self.work, examples, speed, self.macs) * SECOND)
-        up = np.rint(8 * self.up_bytes / (kbit * who.up_kbps[client].astype(np.float64)) * SECOND)
+        if who.links is None:
+            down = np.rint(8 * self.down_bytes / (kbit * who.down_kbps[client].astype(np.float64)) * SECOND)
+            up = np.rint(8 * self.up_bytes / (kbit * who.up_kbps[client].astype(np.float64)) * SECOND)
+        else:
+            ids, bits = tasks["client"], 8 * 1000.0 / kbit
+            down = who.links.down_ns(ids, tasks["sent_at"], bits * self.down_bytes)
+            trained = tasks["sent_at"] + down + compute.astype(np.int64)
+            up = who.links.up_ns(ids, trained, bits * self.up_bytes)
         up = up + (down + compute + up == 0)  # at least one nanosecond
         return rows(TIMING, len(tasks), down=down, compute=compute, up=up)
 
