@@ -31,6 +31,9 @@ from muster.sim.clock_only import ClockOnly
 from muster.sim.link import Flows, ServerLink
 from muster.sim.simulation import Outside, Simulation
 
+SPILL = "updates.f32"
+"""Beside the clients' states: where updates wait for a rule that must see all of them."""
+
 Say = Callable[[str], None]
 
 
@@ -70,8 +73,8 @@ class Session:
         return own + (self.plane.peak_rss_bytes() if self.plane else 0)
 
     def model_sha256(self) -> str | None:
-        """Hash of the newest model; None in a clock-only run."""
-        return self.spec.sha256(self.plane.params) if self.plane else None
+        """Hash of the model that came out; None in a clock-only run."""
+        return self.spec.sha256(self.plane.result) if self.plane else None
 
     def close(self) -> None:
         """Ends the workers."""
@@ -111,18 +114,22 @@ def compose(
     asked = job.engine.backend
     backend = choose_backend(asked, job.model)
     job = replace(job, engine=replace(job.engine, backend=backend))
-    algorithm, local = job.algorithm, job.algorithm.local
-    learner = make_learner(backend, job.model, job.task, data.facts, local, job.train)
+    algorithm, local = job.algorithm.fitted(), job.algorithm.local
+    work = local.work(job.train)
+    learner = make_learner(backend, job.model, job.task, data.facts, local, work)
     spec = learner.spec
+    travels = spec.num_bytes - 4 * len(spec.places(local.personal(spec)))
     world = World(
         population,
-        job.train,
-        down_bytes=spec.num_bytes * len(local.down),
-        up_bytes=spec.num_bytes * len(local.up),
+        work,
+        down_bytes=travels * len(local.down),
+        up_bytes=travels * len(local.up),
         dropout=job.population.dropout,
         seed=job.seed_of("clock"),
         clock=job.clock,
         macs=forward_macs(job.model, job.task, data.facts) if job.clock.compute == "flops" else 0.0,
+        passes=local.passes * local.repeats,
+        looks=int(local.needs_loss),
     )
     link = _server_link(job, world)
     virtual = None if job.stop.virtual_secs is None else to_ns(job.stop.virtual_secs)
@@ -134,7 +141,7 @@ def compose(
     shown = _timeline(data.num_clients, job)
     if clock_only:
         surrogate = bool(algorithm.select.reads)
-        stand_in = ClockOnly(population.num_examples, job.train, job.seed_of("training"), surrogate)
+        stand_in = ClockOnly(population.num_examples, work, job.seed_of("training"), surrogate)
         sim = Simulation(
             algorithm,
             job.seed_of("selection"),
@@ -147,26 +154,28 @@ def compose(
             timeline=shown,
         )
         return Session(job, sim, None, spec, (), data.num_clients)
+    clients = ClientStore(store)
     folding = Folding(
         algorithm.combine,
         algorithm.combine.max_weight(population),
         scale_for(algorithm.pace.max_accepts),
         job.seed_of("training"),
+        local,
+        str(clients.folder / SPILL) if algorithm.combine.needs_all else None,
     )
-    recipe = Recipe(backend, job.model, job.task, local, job.train, folding, str(data.path))
+    recipe = Recipe(backend, job.model, job.task, local, work, folding, str(data.path))
     initial = learner.initial(job.seed_of("model"))
+    size = len(local.up) * spec.size
 
     def inline() -> Inline:
-        return Inline(Trainer(learner, data, folding, FixedPointSum(spec.size, folding.scale)))
+        return Inline(Trainer(learner, data, folding, FixedPointSum(size, folding.scale)))
 
     def pool(num_workers: int) -> Pool:
-        return Pool(recipe, num_workers, spec.size, len(data.test))
+        return Pool(recipe, num_workers, size, len(data.test))
 
     crew, workers = _crew(job, inline, pool, max_workers, say)
     choices = (f"backend: {backend}" + (" (auto)" if asked == "auto" else ""), workers)
-    plane = DataPlane(
-        algorithm, spec, crew, ClientStore(store), data.num_clients, folding.max_weight, initial
-    )
+    plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial)
     draws = job.seed_of("selection")
     sim = Simulation(algorithm, draws, world, plane, state, outside, link=link, timeline=shown)
     return Session(job, sim, plane, spec, choices, data.num_clients)

@@ -68,7 +68,7 @@ class Simulated:
     def model(self) -> dict[str, npt.NDArray[np.float32]]:
         """The newest model: name -> array. Empty in a clock-only run."""
         plane = self._session.plane
-        return {} if plane is None else self._session.spec.views(plane.params)
+        return {} if plane is None else self._session.spec.views(plane.result)
 
 
 def simulate(job: Job | str | Path | Mapping[str, Any], *, clock_only: bool = False) -> Simulated:
@@ -181,7 +181,7 @@ def _drive(session: Session, folder: RunFolder, console: Sink, plan: RunPlan, ta
     finally:
         session.close()
     if session.plane is not None:
-        _write_model(folder.path / MODEL, session.spec, session.plane.params)
+        _write_model(folder.path / MODEL, session.spec, session.plane.result)
     summary = _summary(session, tally, interrupted)
     for sink in reversed(sinks):
         sink.end(summary)

@@ -25,7 +25,8 @@ def vector(*values):
 
 def descend(local, params, gradients, sent=None):
     """Steps with given gradients; copies go in, since a step may write into what it gets."""
-    sent, memory = (params.copy() if sent is None else sent), local.init(params)
+    sent = {"model": params + 0 if sent is None else sent}
+    _, memory = local.begin(sent, {})
     for gradient in gradients:
         params, memory = local.step(params, gradient + 0, sent, memory)
     return params
@@ -67,7 +68,7 @@ def test_clipping_comes_before_weight_decay():
 
 def test_a_task_begins_without_momentum():
     local = SGD(lr=0.1, momentum=0.9)
-    assert local.init(vector(1)) is None
+    assert local.begin({"model": vector(1)}, {})[1]["velocity"].tolist() == [0.0]
     once = descend(local, vector(0), [vector(1)])
     assert descend(local, vector(0), [vector(1)]).tolist() == once.tolist()
 

@@ -216,9 +216,9 @@ def test_a_broken_file_says_why_and_can_be_mended(tmp_path, text, says):
 
 
 def test_known_parts_are_final_and_found_by_name():
-    assert dict(known("muster.algorithms", Server)) == {"add": Add, "yogi": Yogi}
-    assert set(known("muster.algorithms", Pace)) == {"buffered", "sync"}
-    assert dict(known("muster.algorithms", Local)) == {"sgd": SGD}
+    assert {"add": Add, "yogi": Yogi}.items() <= known("muster.algorithms", Server).items()
+    assert {"buffered", "sync"} <= set(known("muster.algorithms", Pace))
+    assert known("muster.algorithms", Local)["sgd"] is SGD
 
 
 def test_two_parts_of_one_name_in_a_room_are_refused(tmp_path, monkeypatch):

@@ -230,7 +230,7 @@ def test_a_log_of_live_states_is_not_rewritten(tmp_path, monkeypatch):
 def test_a_temporary_store_leaves_nothing_behind():
     store = ClientStore()
     store.write(1, b"x")
-    folder = store._folder
+    folder = store.folder
     assert folder.is_dir() and store.read(1) == b"x"
     store.close()
     assert not folder.exists()

@@ -52,7 +52,7 @@ def make(tmp_path):
 
 def train(learner, kept=None, count=6):
     sent, delta = learner.initial(0), learner.spec.zeros()
-    trained = learner.train(sent, features(count), rng(0, "train", 0), delta, kept)
+    trained = learner.train({"model": sent}, features(count), rng(0, "train", 0), delta[None], kept)
     return trained, learner.spec.views(delta), learner.spec.views(sent)
 
 
@@ -171,7 +171,7 @@ class Mine(Client):
         local = OwnClient(f"{tmp_path / 'mine.py'}:Mine", {"whole": whole})
         learner = make_learner("torch", ConvNet2(hidden=4), Classification(), facts, local, Work())
         delta = learner.spec.zeros()
-        learner.train(learner.initial(0), data, rng(0, "t"), delta, None)
+        learner.train({"model": learner.initial(0)}, data, rng(0, "t"), delta[None], None)
         views = learner.spec.views(delta)
         assert views["1.running_mean"].any() == whole
         assert (views["13.weight"] == (0 if whole else 1)).all()

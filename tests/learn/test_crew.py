@@ -21,10 +21,10 @@ from muster.learn.trainer import Folding
 from muster.models.dense import Logistic
 from muster.tasks.classification import Classification
 from worlds.rig import Rig, small
-from worlds.toy import FACTS, SIZES, Toy
+from worlds.toy import FACTS, SIZES, Toy, toy_population
 
 SPEC = Logistic().spec(FACTS)
-FOLDING = Folding(Mean(), max(SIZES), 44, 1)
+FOLDING = Folding(Mean(), max(SIZES), 44, 1, SGD())
 
 CLIENT = '''
 import os
@@ -87,8 +87,8 @@ def tasks_of(clients, versions=0, attempts=0):
 
 
 def train(crew, clients, kept=None, versions=0, attempts=0):
-    sent = {0: SPEC.zeros(), 1: SPEC.zeros() + np.float32(0.5)}
-    return crew.train(tasks_of(clients, versions, attempts), [0] * len(clients), sent, kept or {})
+    sent = {0: {"model": SPEC.zeros()}, 1: {"model": SPEC.zeros() + np.float32(0.5)}}
+    return crew.train(tasks_of(clients, versions, attempts), [0] * len(clients), sent, kept or {}, {})
 
 
 def test_a_pool_gives_the_bits_of_this_process(recipe, pool):
@@ -133,7 +133,7 @@ def test_the_order_of_workers_and_chunks_does_not_matter(recipe):
 
 
 def plane_of(crew, algorithm, folder):
-    return DataPlane(algorithm, SPEC, crew, ClientStore(folder), 12, FOLDING.max_weight, SPEC.zeros())
+    return DataPlane(algorithm, SPEC, crew, ClientStore(folder), toy_population(), FOLDING, SPEC.zeros())
 
 
 def test_kept_state_travels_through_two_workers(recipe, pool, tmp_path):
@@ -206,7 +206,7 @@ def test_a_worker_that_cannot_be_built_says_why(recipe, pool):
 def test_a_closed_pool_leaves_nothing_behind(recipe, pool):
     crew = pool(recipe(local=SGD()), 2)
     train(crew, [0, 1], versions=[0, 1])
-    names = [memory.name for memory in [*crew._sums, *crew._models.values()]]
+    names = [memory.name for memory in [*crew._sums, *(memory for memory, _ in crew._shared.values())]]
     processes = list(crew._processes)
     assert len(names) == 4 and all(process.is_alive() for process in processes)
     crew.close()
@@ -221,7 +221,7 @@ def test_models_that_are_no_longer_sent_are_taken_down(recipe, pool):
     for _ in range(3):
         crew.clear()
         train(crew, [0, 1], versions=[0, 1])
-        assert len(crew._models) == 2
+        assert len(crew._shared) == 2
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def examples(count, seed=0):
 
 def train(learner, sent, data, key=0):
     delta = learner.spec.zeros()
-    return learner.train(sent, data, rng(0, "train", key), delta, None), delta
+    return learner.train({"model": sent}, data, rng(0, "train", key), delta[None], None), delta
 
 
 def test_one_step_of_softmax_regression_by_hand():

@@ -136,7 +136,7 @@ def test_snapshots_of_versions_that_no_task_refers_to_are_dropped():
     assert sorted(plane.moment.snapshots) == [1, 2]
     advance(plane, [2], versions=1, staleness=1, keep=set())
     assert sorted(plane.moment.snapshots) == [3]
-    assert plane.moment.snapshots[3] is plane.params
+    assert plane.moment.snapshots[3]["model"] is plane.params
 
 
 def test_snapshots_in_a_run_are_those_that_tasks_out_refer_to():
@@ -161,7 +161,7 @@ def test_a_moment_is_never_written_to():
     plane = Rig(small("fedyogi", cohort=12), make_learner=Wander).plane
     for version in range(3):
         moment = plane.moment
-        arrays = [moment.params, *moment.snapshots.values(), *moment.opt.values()]
+        arrays = [moment.params, *(s["model"] for s in moment.snapshots.values()), *moment.opt.values()]
         for array in arrays:
             array.flags.writeable = False
         before = [array.tobytes() for array in arrays]
@@ -176,7 +176,7 @@ def test_a_moment_goes_through_a_checkpoint():
     again = load_moment(*save_moment(moment))
     assert again.version == 1 and sorted(again.snapshots) == [0, 1]
     assert again.params.tobytes() == moment.params.tobytes()
-    assert again.snapshots[0].tobytes() == moment.snapshots[0].tobytes()
+    assert again.snapshots[0]["model"].tobytes() == moment.snapshots[0]["model"].tobytes()
     assert {k: v.tobytes() for k, v in again.opt.items()} == {k: v.tobytes() for k, v in moment.opt.items()}
 
 
@@ -246,10 +246,10 @@ def test_a_client_whose_task_was_discarded_keeps_its_old_state(name, pace):
 
 def test_a_refused_update_keeps_the_old_state():
     class Sometimes(Wander):
-        def train(self, sent, examples, rng, delta, kept):
-            trained = super().train(sent, examples, rng, delta, kept)
+        def train(self, sent, examples, rng, up, kept, steps=0):
+            trained = super().train(sent, examples, rng, up, kept)
             if len(self.seen) == 2:
-                delta[0] = np.nan
+                up[0, 0] = np.nan
             return trained
 
     rig = Rig(small("fedavg", cohort=12).but(local=Keeps()), make_learner=lambda: Sometimes(keeping=True))
@@ -267,9 +267,9 @@ def test_one_client_that_works_twice_within_a_version_of_fedbuff_sends_two_diffe
         learner = numpy_learner()()
         train = learner.train
 
-        def noting(sent, examples, rng, delta, kept):
-            trained = train(sent, examples, rng, delta, kept)
-            deltas.append((sent.tobytes(), delta.tobytes()))
+        def noting(sent, examples, rng, up, kept, steps):
+            trained = train(sent, examples, rng, up, kept, steps)
+            deltas.append((sent["model"].tobytes(), up.tobytes()))
             return trained
 
         learner.train = noting
@@ -288,11 +288,11 @@ class Frugal(Fixed):
 
     keeping = False
 
-    def train(self, sent, examples, rng, delta, kept):
-        trained = super().train(sent, examples, rng, delta, kept)
+    def train(self, sent, examples, rng, up, kept, steps=0):
+        trained = super().train(sent, examples, rng, up, kept)
         if not self.keeping:
             return trained
-        return type(trained)(1, 1.0, 1.0, {"c": np.array(delta)})
+        return type(trained)(1, 1.0, 1.0, {"c": np.array(up[0])})
 
 
 class Hoarding(Frugal):

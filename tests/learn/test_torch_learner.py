@@ -34,8 +34,8 @@ class Rule(Local):
     momentum: float = 0.0
 
     def step(self, params: Any, gradient: Any, sent: Any, memory: Any) -> tuple[Any, Any]:
-        memory = gradient + 0 if memory is None else self.momentum * memory + gradient
-        return params - self.lr * memory, memory
+        velocity = self.momentum * memory.get("velocity", 0) + gradient
+        return params - self.lr * velocity, {"velocity": velocity}
 
 
 def images(count, seed=0):
@@ -96,7 +96,7 @@ def test_sharing_one_module_equals_a_fresh_module_per_client_to_the_bit(tmp_path
     kept = [deepcopy(fresh) for _ in clients]
     for i in (0, 1, 2, 3, 0):
         delta = learner.spec.zeros()
-        learner.train(sent, clients[i], rng(0, "train", i), delta, None)
+        learner.train({"model": sent}, clients[i], rng(0, "train", i), delta[None], None)
         expected = plainly(learner, sent, deepcopy(kept[i]), clients[i], rng(0, "train", i), work, rule)
         for name, view in learner.spec.views(delta).items():
             assert np.array_equal(view, expected[name] - learner.spec.views(sent)[name]), name
@@ -108,7 +108,7 @@ def test_evaluation_between_clients_changes_nothing(tmp_path):
     sent, deltas = learner.initial(0), []
     for _ in range(2):
         deltas.append(learner.spec.zeros())
-        learner.train(sent, images(9), rng(0, "train", 1), deltas[-1], None)
+        learner.train({"model": sent}, images(9), rng(0, "train", 1), deltas[-1][None], None)
         learner.evaluate(sent + deltas[-1], images(30, 5))
     assert np.array_equal(*deltas)
 
@@ -133,9 +133,8 @@ def test_one_step_of_softmax_regression_by_hand():
     facts = Facts("two", (2,), 2)
     learner = TorchLearner(Logistic(), TASK, facts, Rule(0.1), Work(batch_size=0))
     sent, delta = learner.spec.zeros(), learner.spec.zeros()
-    trained = learner.train(
-        sent, Examples(np.array([[1.0, 2.0]], np.float32), np.array([0])), rng(0, "t"), delta, None
-    )
+    one = Examples(np.array([[1.0, 2.0]], np.float32), np.array([0]))
+    trained = learner.train({"model": sent}, one, rng(0, "t"), delta[None], None)
     views = learner.spec.views(delta)  # softmax is (1/2, 1/2): gradient (-1/2, 1/2) x (1, 2)
     np.testing.assert_allclose(views["dense0.weight"], [[0.05, 0.1], [-0.05, -0.1]], rtol=1e-6)
     np.testing.assert_allclose(views["dense0.bias"], [0.05, -0.05], rtol=1e-6)
@@ -147,7 +146,7 @@ def test_one_step_of_softmax_regression_by_hand():
 def test_losses_are_means_over_examples_not_over_batches():
     learner = TorchLearner(Logistic(), TASK, FEATURES, Rule(1e-30), Work(epochs=2, batch_size=4))
     sent, examples = learner.initial(1), features(9)
-    trained = learner.train(sent, examples, rng(0, "t"), learner.spec.zeros(), None)
+    trained = learner.train({"model": sent}, examples, rng(0, "t"), learner.spec.zeros()[None], None)
     weight, bias = learner.spec.views(sent).values()
     scores = examples.x.astype(np.float64) @ weight.T + bias
     losses = np.log(np.exp(scores).sum(1)) - scores[np.arange(9), examples.y]
@@ -178,7 +177,7 @@ class Net(nn.Sequential):
     learner = own(tmp_path, body, local=Rule(1.0))
     sent, examples, delta = learner.initial(0), features(5), learner.spec.zeros()
     one = examples.slice(0, 1)
-    learner.train(sent, one, rng(0, "t"), delta, None)
+    learner.train({"model": sent}, one, rng(0, "t"), delta[None], None)
     module = OwnModel(f"{tmp_path / 'net.py'}:Net").torch(FEATURES)
     module.load_state_dict({n: torch.tensor(v) for n, v in learner.spec.views(sent).items()}, strict=False)
     module.train()
@@ -189,7 +188,7 @@ class Net(nn.Sequential):
     np.testing.assert_allclose(views["0.weight"], -module[0].weight.grad.numpy(), rtol=1e-5, atol=1e-7)
     assert views["0.weight"].any()
     # 5 examples in batches of 4: the batch of 4 moves the statistics, the lone one after it does not
-    trained = learner.train(sent, examples, rng(0, "t"), delta, None)
+    trained = learner.train({"model": sent}, examples, rng(0, "t"), delta[None], None)
     assert trained.num_steps == 2 and np.isfinite(delta).all() and views["1.running_mean"].any()
 
 
@@ -212,7 +211,7 @@ class Net(nn.Module):
     assert names == ["unused", "one.weight", "one.bias", "two.bias", "head.weight", "head.bias"]
     assert learner.spec.entries[-1].kind == "statistic"
     delta = learner.spec.zeros()
-    learner.train(learner.initial(0), features(8), rng(0, "t"), delta, None)
+    learner.train({"model": learner.initial(0)}, features(8), rng(0, "t"), delta[None], None)
     views = learner.spec.views(delta)
     assert views["one.weight"].any() and not views["head.bias"].any() and not views["unused"].any()
 
@@ -235,7 +234,7 @@ class Net(nn.Linear):
     learner = own(tmp_path, body)
     sent, delta = learner.initial(0), learner.spec.zeros()
     for _ in range(2):
-        learner.train(sent, features(7), rng(0, "t"), delta, None)
+        learner.train({"model": sent}, features(7), rng(0, "t"), delta[None], None)
         assert learner.spec.views(delta)["seen"] == 7
 
 
@@ -243,7 +242,7 @@ def test_torchs_own_generator_is_left_alone(tmp_path):
     learner = own(tmp_path, NET.format(momentum=""), IMAGES)
     before = torch.get_rng_state()
     sent = learner.initial(0)
-    learner.train(sent, images(6), rng(0, "t"), learner.spec.zeros(), None)
+    learner.train({"model": sent}, images(6), rng(0, "t"), learner.spec.zeros()[None], None)
     learner.evaluate(sent, images(6))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -262,23 +261,23 @@ def test_read_only_vectors_and_rules_that_work_in_place():
         """In place, and reads the model sent: FedProx with mu = 1."""
 
         def step(self, params: Any, gradient: Any, sent: Any, memory: Any) -> tuple[Any, Any]:
-            gradient += params - sent
+            gradient += params - sent["model"]
             gradient *= 0.5
             params -= gradient
             return params, memory
 
     learner = TorchLearner(Logistic(), TASK, FEATURES, Proximal(), Work(steps=3, batch_size=4))
     sent, delta, again = learner.initial(0), learner.spec.zeros(), learner.spec.zeros()
-    learner.train(sent, features(9), rng(0, "t"), delta, None)
+    learner.train({"model": sent}, features(9), rng(0, "t"), delta[None], None)
     sent.flags.writeable = False
-    learner.train(sent, features(9), rng(0, "t"), again, None)
+    learner.train({"model": sent}, features(9), rng(0, "t"), again[None], None)
     assert np.array_equal(delta, again) and delta.any()
 
 
 def test_a_client_without_examples_trains_nothing():
     learner = TorchLearner(Logistic(), TASK, FEATURES, Rule(), Work())
     delta = np.ones(learner.spec.size, np.float32)
-    trained = learner.train(learner.initial(0), features(0), rng(0, "t"), delta, None)
+    trained = learner.train({"model": learner.initial(0)}, features(0), rng(0, "t"), delta[None], None)
     assert (trained.num_steps, trained.loss, trained.loss_sq_mean) == (0, 0.0, 0.0) and not delta.any()
 
 
@@ -289,7 +288,7 @@ def test_text_is_learnt():
     model, facts = CharLSTM(embed=4, hidden=16), Facts("text", (5,), 4, vocabulary="abcd")
     learner = TorchLearner(model, NextCharacter(), facts, Rule(0.5, 0.9), Work(epochs=40, batch_size=10))
     sent, delta = learner.initial(0), learner.spec.zeros()
-    learner.train(sent, examples, rng(0, "t"), delta, None)
+    learner.train({"model": sent}, examples, rng(0, "t"), delta[None], None)
     assert learner.evaluate(sent, examples)["accuracy"] < 0.6
     assert learner.evaluate(sent + delta, examples)["accuracy"] == 1.0
 
@@ -315,4 +314,4 @@ def test_bad_labels_are_refused_in_training():
     learner = TorchLearner(Logistic(), TASK, FEATURES, Rule(), Work())
     examples = Examples(features(4).x, np.array([0, 1, 2, 3]))
     with pytest.raises(DataError, match="features has the label 3"):
-        learner.train(learner.initial(0), examples, rng(0, "t"), learner.spec.zeros(), None)
+        learner.train({"model": learner.initial(0)}, examples, rng(0, "t"), learner.spec.zeros()[None], None)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from muster.algorithms.fedavg import Mean
+from muster.algorithms.fedavg import SGD, Mean
 from muster.algorithms.fedbuff import StaleMean
 from muster.core.errors import TrainingError, UserError
 from muster.core.store import decode
@@ -15,7 +15,7 @@ SCALE = 40
 
 def trainer(learner, combine=None, max_weight=9.0, seed=3):
     total = FixedPointSum(learner.spec.size, SCALE)
-    return Trainer(learner, toy_data(), Folding(combine or Mean(), max_weight, SCALE, seed), total)
+    return Trainer(learner, toy_data(), Folding(combine or Mean(), max_weight, SCALE, seed, SGD()), total)
 
 
 def task(client, attempt=0, ticket=7):
@@ -23,7 +23,7 @@ def task(client, attempt=0, ticket=7):
 
 
 def model(learner):
-    return np.ones(learner.spec.size, np.float32)
+    return {"model": np.ones(learner.spec.size, np.float32)}
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,11 @@ def test_gate(value, weight, expected):
 
 def test_a_task_is_weighed_added_and_reported():
     it = trainer(Fixed(lambda client: 0.5))
-    report, kept = it.train(task(5), 2, model(it.learner), None)
+    report, kept = it.train(task(5), 2, model(it.learner), None, {})
     assert kept is None
-    assert {name: report[name].item() for name in report.dtype.names} == {
+    assert np.isnan(report["loss_before"]) and report["norm"] == pytest.approx(np.sqrt(32 * 0.25))
+    told = {name: report[name].item() for name in report.dtype.names if name not in ("loss_before", "norm")}
+    assert told == {
         "ticket": 7,
         "client": 5,
         "num_examples": SIZES[5],
@@ -62,16 +64,19 @@ def test_a_task_is_weighed_added_and_reported():
         "loss": 6.0,
         "loss_sq_mean": 36.0,
         "refused": 0,
+        "a_norm": 1.0,
+        "secs": 0.0,
+        "took_secs": 0.0,
     }
     # the weight of the largest client, 9 of 9, is 1: half a unit of 2^40
     assert (it.total.total == 2**39).all()
-    it.train(task(0), 0, model(it.learner), None)  # 3 of 9 examples
+    it.train(task(0), 0, model(it.learner), None, {})  # 3 of 9 examples
     assert (it.total.total == 2**39 + round(2**39 / 3)).all()
 
 
 def test_staleness_reaches_the_weight():
     it = trainer(Fixed(lambda client: 1.0), StaleMean(), max_weight=1.0)
-    it.train(task(0), 3, model(it.learner), None)
+    it.train(task(0), 3, model(it.learner), None, {})
     assert (it.total.total == 2**39).all()  # 1 / sqrt(1 + 3)
 
 
@@ -81,30 +86,30 @@ def test_staleness_reaches_the_weight():
 )
 def test_a_refused_update_adds_nothing_and_keeps_nothing(value, refused):
     class Wild(Wander):
-        def train(self, sent, examples, rng, delta, kept):
-            trained = super().train(sent, examples, rng, delta, kept)
-            delta[3] = value
+        def train(self, sent, examples, rng, up, kept, steps=0):
+            trained = super().train(sent, examples, rng, up, kept)
+            up[0, 3] = value
             return trained
 
     it = trainer(Wild(keeping=True))
-    report, kept = it.train(task(5), 0, model(it.learner), None)
+    report, kept = it.train(task(5), 0, model(it.learner), None, {})
     assert report["refused"] == refused
     assert kept is None and not it.total.total.any()
 
 
 def test_a_weight_beyond_the_largest_is_refused():
     it = trainer(Fixed(), max_weight=4.0)
-    assert it.train(task(0), 0, model(it.learner), None)[0]["refused"] == Refusal.NONE
+    assert it.train(task(0), 0, model(it.learner), None, {})[0]["refused"] == Refusal.NONE
     before = it.total.total.copy()
-    assert it.train(task(5), 0, model(it.learner), None)[0]["refused"] == Refusal.BAD_WEIGHT
+    assert it.train(task(5), 0, model(it.learner), None, {})[0]["refused"] == Refusal.BAD_WEIGHT
     assert np.array_equal(it.total.total, before)
 
 
 def test_randomness_is_keyed_by_seed_client_and_attempt():
     def delta(client, attempt, seed=3, ticket=7):
         it = trainer(Wander(), seed=seed)
-        it.train(task(client, attempt, ticket), 0, model(it.learner), None)
-        return it.delta.tobytes()
+        it.train(task(client, attempt, ticket), 0, model(it.learner), None, {})
+        return it.up[0].tobytes()
 
     assert delta(4, 0) == delta(4, 0, ticket=99)
     assert len({delta(4, 0), delta(4, 1), delta(5, 0), delta(4, 0, seed=4)}) == 4
@@ -112,31 +117,31 @@ def test_randomness_is_keyed_by_seed_client_and_attempt():
 
 def test_what_was_trained_before_leaves_no_trace():
     alone, after = trainer(Wander()), trainer(Wander())
-    after.train(task(1), 0, model(after.learner), None)
+    after.train(task(1), 0, model(after.learner), None, {})
     for it in (alone, after):
-        it.train(task(2), 0, model(it.learner), None)
-    assert np.array_equal(alone.delta, after.delta)
+        it.train(task(2), 0, model(it.learner), None, {})
+    assert np.array_equal(alone.delta, after.up[0])
 
 
 def test_what_a_client_keeps_comes_back_encoded():
     it = trainer(Wander(keeping=True))
-    _, first = it.train(task(2), 0, model(it.learner), None)
-    _, second = it.train(task(2, 1), 0, model(it.learner), decode(first))
+    _, first = it.train(task(2), 0, model(it.learner), None, {})
+    _, second = it.train(task(2, 1), 0, model(it.learner), decode(first), {})
     assert (decode(first)["num_tasks"], decode(second)["num_tasks"]) == (1, 2)
-    assert np.array_equal(decode(second)["last"], it.delta)
+    assert np.array_equal(decode(second)["last"], it.up[0])
 
 
 class Failing(Fixed):
     error = ValueError("no such thing")
 
-    def train(self, sent, examples, rng, delta, kept):
+    def train(self, sent, examples, rng, up, kept, steps=0):
         raise self.error
 
 
 def test_an_exception_names_client_and_task():
     it = trainer(Failing())
     with pytest.raises(TrainingError) as caught:
-        it.train(task(5, ticket=41), 0, model(it.learner), None)
+        it.train(task(5, ticket=41), 0, model(it.learner), None, {})
     text = "training failed at client 5, task 41, 9 examples: ValueError: no such thing"
     assert str(caught.value) == text
     assert caught.value.__cause__ is Failing.error
@@ -148,7 +153,7 @@ def test_a_users_mistake_goes_through_as_it_is():
 
     it = trainer(Mistaken())
     with pytest.raises(UserError, match=r"^give another number$"):
-        it.train(task(5), 0, model(it.learner), None)
+        it.train(task(5), 0, model(it.learner), None, {})
 
 
 def test_exit_in_a_users_training_is_a_failure_not_the_end_of_the_run():
@@ -157,16 +162,16 @@ def test_exit_in_a_users_training_is_a_failure_not_the_end_of_the_run():
 
     it = trainer(Leaving())
     with pytest.raises(TrainingError, match=r"client 5, task 7, .*: SystemExit: 0$"):
-        it.train(task(5), 0, model(it.learner), None)
+        it.train(task(5), 0, model(it.learner), None, {})
 
 
 def test_state_that_cannot_be_kept_names_client_and_field():
     class Odd(Wander):
-        def train(self, sent, examples, rng, delta, kept):
-            trained = super().train(sent, examples, rng, delta, kept)
+        def train(self, sent, examples, rng, up, kept, steps=0):
+            trained = super().train(sent, examples, rng, up, kept)
             trained.kept["last"] = object()
             return trained
 
     it = trainer(Odd(keeping=True))
     with pytest.raises(TrainingError, match=r"client 2, .*'last' is a object"):
-        it.train(task(2), 0, model(it.learner), None)
+        it.train(task(2), 0, model(it.learner), None, {})

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from muster.algorithms.fedavg import Add
-from muster.core.algorithm import Algorithm
+from muster.algorithms.fedavg import SGD, Add
+from muster.core.algorithm import Algorithm, Local
 from muster.core.record import Record
 from muster.core.state import Limits, ServerState, initial_state, load_state, save_state
 from muster.core.step import step
@@ -58,14 +58,17 @@ def small(name: str, **pace: Any) -> Algorithm:
     algorithm = algorithms()[name]()
     known = {f.name for f in fields(algorithm.pace)}
     settings = {k: v for k, v in {**SMALL, **pace}.items() if k in known}
-    algorithm = algorithm.but(pace=replace(algorithm.pace, **settings))
+    algorithm = algorithm.but(pace=replace(algorithm.pace, **settings)).fitted()
     assert algorithm.pace.max_out <= 12, f"give the settings of {name}'s pace a line in worlds/rig.py: SMALL"
     return algorithm
 
 
 def plain(algorithm: Algorithm) -> Algorithm:
-    """The same with a server that adds the combined delta as it is, so that it can be seen."""
-    return algorithm.but(server=Add())
+    """The same with a server that adds the combined delta as it is, so that it can be seen.
+
+    A server that sends something of its own along adds the delta, and cannot be left out.
+    """
+    return algorithm if algorithm.local.down[1:] else algorithm.but(server=Add())
 
 
 class Watched(Simulation):
@@ -127,19 +130,22 @@ class Rig:
         combine = self.algorithm.combine
         population = toy_population(self.data.num_examples.tolist())
         scale = scale_for(self.algorithm.pace.max_accepts)
-        return Folding(combine, combine.max_weight(population), scale, self.seed)
+        spill = str(self.store / "updates.f32") if combine.needs_all else None
+        weight = combine.max_weight(population)
+        return Folding(combine, weight, scale, self.seed, self.algorithm.local, spill)
 
     def make_plane(self) -> DataPlane:
         learner, folding = self.make_learner(), self.folding()
-        total = FixedPointSum(learner.spec.size, folding.scale)
+        self.store.mkdir(exist_ok=True)
+        total = FixedPointSum(len(self.algorithm.local.up) * learner.spec.size, folding.scale)
         crew = self.make_crew(Trainer(learner, self.data, folding, total))
         return DataPlane(
             self.algorithm,
             learner.spec,
             crew,
             ClientStore(self.store),
-            self.data.num_clients,
-            folding.max_weight,
+            toy_population(self.data.num_examples.tolist()),
+            folding,
             learner.initial(self.seed),
         )
 
@@ -185,11 +191,9 @@ def plain_command(command: Command) -> tuple[Any, ...]:
     return type(command).__name__, *(v.tolist() if isinstance(v, np.ndarray) else v for v in values)
 
 
-def numpy_learner(work: Work = Work(batch_size=2)) -> Any:
+def numpy_learner(work: Work = Work(batch_size=2), local: Local = SGD()) -> Any:
     """Makes real learners: softmax regression."""
-    from muster.algorithms.fedavg import SGD
-
-    return lambda: NumpyLearner(Logistic(), Classification(), FACTS, SGD(), work)
+    return lambda: NumpyLearner(Logistic(), Classification(), FACTS, local, local.work(work))
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ class Fixed:
     def initial(self, seed):
         return np.ones(self.spec.size, np.float32)
 
-    def train(self, sent, examples, rng, delta, kept):
+    def train(self, sent, examples, rng, up, kept, steps=0):
         client = client_of(examples)
-        self.calls.append((client, float(sent[0])))
-        delta[:] = self.value(client)
+        self.calls.append((client, float(sent["model"][0])))
+        up[:] = self.value(client)
         return Trained(1, 1.0 + client, (1.0 + client) ** 2)
 
     def evaluate(self, params, examples):
@@ -99,10 +99,11 @@ class Wander(Fixed):
     seen: list[tuple[int, int]] = field(default_factory=list)
     """(client, tasks that it remembers) of each task."""
 
-    def train(self, sent, examples, rng, delta, kept):
+    def train(self, sent, examples, rng, up, kept, steps=0):
         before = kept or {"num_tasks": 0, "last": np.zeros(self.spec.size, np.float32)}
         self.seen.append((client_of(examples), before["num_tasks"]))
-        delta[:] = rng.normal(size=len(sent)) / 8 + examples.x.mean() / 4 - sent / 16 + before["last"] / 32
+        model, delta = sent["model"], up[0]
+        up[:] = rng.normal(size=up.shape) / 8 + examples.x.mean() / 4 - model / 16 + before["last"] / 32
         mine = {"num_tasks": before["num_tasks"] + 1, "last": delta.copy()} if self.keeping else None
         return Trained(1, float(np.abs(delta).mean()), float(np.square(delta).mean()), mine)
 

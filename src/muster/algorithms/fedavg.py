@@ -16,13 +16,13 @@ those of K. Bonawitz et al.: Towards Federated Learning at Scale, MLSys 2019, ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import array_namespace
 
 from muster.core.algorithm import (
     Algorithm,
@@ -35,6 +35,7 @@ from muster.core.algorithm import (
     Select,
     Server,
     State,
+    Vectors,
     View,
 )
 from muster.core.population import Free, Population
@@ -119,21 +120,38 @@ class SGD(Local):
         self.check_number("weight_decay", at_least=0)
         self.check_number("clip_norm", above=0)
 
-    def step(self, params: Array, gradient: Array, sent: Array, memory: Any) -> tuple[Array, Any]:
+    def begin(self, sent: Vectors, kept: Vectors) -> tuple[Array, Vectors]:
+        """At the model sent, at rest."""
+        return sent["model"], {"velocity": sent["model"] * 0} if self.momentum else {}
+
+    def step(self, params: Array, gradient: Array, sent: Vectors, memory: Vectors) -> tuple[Array, Vectors]:
         """g ← clip(g) + wd·y;  v ← momentum·v + g;  y ← y - lr·v."""
         if self.clip_norm is not None:
-            norm = float((gradient @ gradient) ** 0.5)
-            if norm > self.clip_norm:
-                gradient *= self.clip_norm / norm
+            xp = array_namespace(gradient)
+            norm = xp.sqrt(xp.sum(gradient * gradient, axis=-1, keepdims=True))
+            gradient *= self.clip_norm / xp.clip(norm, min=self.clip_norm)
         if self.weight_decay:
             gradient += self.weight_decay * params
         if self.momentum:
-            memory = gradient + 0 if memory is None else self.momentum * memory + gradient
-            params -= self.lr * memory
-        else:
-            gradient *= self.lr
-            params -= gradient
+            velocity = self.momentum * memory["velocity"] + gradient
+            params -= self.lr * velocity
+            return params, {**memory, "velocity": velocity}
+        gradient *= self.lr
+        params -= gradient
         return params, memory
+
+    def worth(self, num_steps: int) -> float:
+        """Momentum lets each gradient act again: k ← momentum·k + 1 a step, ‖a‖₁ = Σ k."""
+        return worth(num_steps, self.momentum, 1.0)
+
+
+def worth(num_steps: int, momentum: float, shrink: float) -> float:
+    """‖a‖₁ of FedNova: k ← momentum·k + 1, A ← shrink·A + k a step; a proximal term shrinks by 1 - lr·μ."""
+    reach = total = 0.0
+    for _ in range(num_steps):
+        reach = momentum * reach + 1.0
+        total = shrink * total + reach
+    return total
 
 
 @dataclass(frozen=True)
@@ -170,9 +188,7 @@ class Add(Server):
     def __post_init__(self) -> None:
         self.check_number("lr", above=0)
 
-    def apply(
-        self, params: Array, delta: Array, opt: Mapping[str, Array], info: Info
-    ) -> tuple[Array, Mapping[str, Array]]:
+    def apply(self, params: Array, delta: Array, opt: Vectors, info: Info) -> tuple[Array, Vectors]:
         """One step along the mean delta."""
         return params + self.lr * delta, opt
 

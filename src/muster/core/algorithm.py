@@ -16,20 +16,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Mapping, TypeAlias
+from typing import Any, ClassVar, Mapping, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from .params import ParamSpec
 from .part import Part
 from .population import Free, Population
+from .randomness import rng
 from .tables import Appetite, Ids, Reason, Table, taken
+from .work import Work
 
 State: TypeAlias = Mapping[str, Any]
 """A part's state: names to numbers, strings or arrays; saved as JSON and safetensors."""
 
 Array: TypeAlias = Any
 """A flat float32 vector of any array library that the array API covers."""
+
+Vectors: TypeAlias = Mapping[str, Array]
+"""Vectors by name."""
 
 
 class Select(Part):
@@ -127,42 +133,127 @@ class Pace(Part):
 class Local(Part):
     """What a client does with one gradient; how many there are is the job's `train` section.
 
-    Vectors are flat float32 arrays (NumPy or torch) of the trained prefix of the model. `step` may
-    write into the arrays it is given, and returns them.
+    Rules are written against the array API on flat float32 vectors of the trained prefix of the model:
+    one client's `[P]`, or a cohort's `[K, P]`. So norms are over the last axis, a client's own number is
+    `[..., 1]`, and no method looks at a value. `enter` and `step` may write into the `params` and the
+    gradient that they are given; nobody writes into `sent`.
     """
 
     keeps: ClassVar[bool] = False
-    """Whether the client has state that lasts from task to task (it lives in the client store)."""
+    """Whether the client has state that lasts from task to task (it lives in the client store): read when
+    a task trains, written when its update has been accepted."""
     down: ClassVar[tuple[str, ...]] = ("model",)
+    """Vectors that travel to the client: `model`, then names of what the server part remembers."""
     up: ClassVar[tuple[str, ...]] = ("delta",)
-    """Names of the model-sized vectors that travel: the clock and the byte counts use their number."""
+    """Vectors that travel back: `delta`, then names of what `finish` returns beside it. The clock and the
+    byte counts use the numbers of both."""
+    passes: ClassVar[int] = 1
+    """How often a task's batches are gone through, from the first to the last."""
+    repeats: int = 1
+    """Steps on each batch before the next."""
+    needs_loss: ClassVar[bool] = False
+    """Whether the loss of the model received, over all the client's examples, is reported."""
 
-    def init(self, sent: Array) -> Any:
-        """What the rule remembers within one task (a momentum buffer, say), from the model sent."""
-        return None
+    def work(self, asked: Work) -> Work:
+        """What a task trains, from what the job asks for."""
+        return asked
+
+    def personal(self, spec: ParamSpec) -> tuple[str, ...]:
+        """Names of the entries that stay at the client: they do not travel, and their delta is 0."""
+        return ()
+
+    def worth(self, num_steps: int) -> float:
+        """‖a‖₁ of so many steps: the delta is lr times a sum of gradients with coefficients a, FedNova's."""
+        return float(num_steps)
+
+    def fresh(self, sent: Vectors) -> Vectors:
+        """The lasting state of a client that has none yet, f32[..., n] by name."""
+        return {}
+
+    def begin(self, sent: Vectors, kept: Vectors) -> tuple[Array, Vectors]:
+        """Where training starts, and what the rule remembers within the task, [..., n] by name."""
+        return sent["model"], {}
+
+    def enter(self, number: int, params: Array, sent: Vectors, memory: Vectors) -> tuple[Array, Vectors]:
+        """Before each pass, of which the first is number 0."""
+        return params, memory
 
     @abstractmethod
-    def step(self, params: Array, gradient: Array, sent: Array, memory: Any) -> tuple[Array, Any]:
+    def step(self, params: Array, gradient: Array, sent: Vectors, memory: Vectors) -> tuple[Array, Vectors]:
         """One step: returns the moved `params` and the new memory."""
+
+    def finish(
+        self, params: Array, sent: Vectors, memory: Vectors, num_steps: Array
+    ) -> tuple[Array, Vectors, Vectors]:
+        """After at least one step.
+
+        Args:
+            params: After the last one, [..., P].
+            sent: What travelled to the client, by name.
+            memory: After the last step.
+            num_steps: Batches of a pass, [..., 1].
+
+        Returns:
+            The parameters whose difference to the model sent is the delta; the other vectors of `up`, by
+            name; and the client's new lasting state.
+
+        """
+        return params, {}, {}
+
+    def own(self, params: Array, kept: Vectors) -> Array:
+        """The parameters that the client itself uses, from the newest model's and what it keeps."""
+        return params
 
 
 @dataclass(frozen=True)
 class Info:
-    """What the data plane tells `Server.apply` about the version that is being made."""
+    """What the data plane tells the server's side of the version that is being made."""
 
     version: int
     """The version that is being made; the first is 1."""
     num_clients: int
     num_folded: int
     """Updates that were accepted and not refused."""
+    seed: int = 0
+    folded: Vectors = field(default_factory=dict)
+    """What `Combine.finish` made of the vectors that came beside the deltas, by their names in `up`."""
+
+    def rng(self, stream: str) -> np.random.Generator:
+        """The version's own randomness for `stream`."""
+        return rng(self.seed, stream, self.version)
 
 
 class Combine(Part):
-    """How do many updates become one delta?"""
+    """How do many updates become one delta?
+
+    Updates are weighed and added as they come, in whatever process trained them. `shift` sees each before
+    that, `finish` sees what they came to. A rule that must see all of them at once says `needs_all`, and
+    writes `relate` and `fold`.
+    """
+
+    keeps: ClassVar[bool] = False
+    """Whether `shift` remembers something of each client (on the server, in the client store)."""
+    averages: ClassVar[bool] = True
+    """Whether identical fresh updates combine to that very update, as law 2 wants."""
+    needs_all: ClassVar[bool] = False
+    """Whether the rule sees all updates: `fold` is called instead of summing."""
+    needs_products: ClassVar[bool] = False
+    """Whether `relate` is given the updates' inner products."""
+
+    def fitted(self, local: Local) -> Self:
+        """The same with what it must have in common with the clients' rule filled in."""
+        return self
+
+    def init(self, population: Population, params: Array) -> Vectors:
+        """State of its own before the first version, arrays by name; it is told to all workers."""
+        return {}
 
     @abstractmethod
     def max_weight(self, population: Population) -> float:
-        """The largest value that `weights` can give: the exact sums divide by it."""
+        """The largest value that `weights` can give: the exact sums divide by it.
+
+        An update that weighs more is refused.
+        """
 
     @abstractmethod
     def weights(self, reports: Table) -> npt.NDArray[np.float64]:
@@ -172,19 +263,68 @@ class Combine(Part):
     def divisors(self, reports: Table) -> npt.NDArray[np.float64]:
         """f64[K]: what each update adds to the number that the sum is divided by."""
 
+    def shift(
+        self, up: Vectors, sent: Vectors, now: Vectors, report: Table, kept: Vectors
+    ) -> tuple[Vectors, Vectors]:
+        """Transforms an update before it is weighed.
+
+        Args:
+            up: The trained prefixes of the vectors that came back, f32[P] by name.
+            sent: What the client had been sent.
+            now: `model`, the newest, and the rule's state.
+            report: The update's REPORT row; its norm is that of the update as it came.
+            kept: What the rule remembers of this client; empty at first.
+
+        Returns:
+            The vectors, of which those left out stay as they are; and what to remember of the client.
+
+        """
+        return {}, {}
+
+    def relate(
+        self, products: npt.NDArray[np.float64], reports: Table, state: Vectors
+    ) -> npt.NDArray[np.float64]:
+        """How the updates stand to each other, f64[K]: what `fold` needs to know beyond its block.
+
+        `products` f64[K, K] holds the inner products of the deltas' parameters, if asked for.
+        """
+        return self.weights(reports)
+
+    def fold(self, updates: Array, related: npt.NDArray[np.float64]) -> Array:
+        """One block of coordinates of all updates, [K, B], to one, [B]; rows are in order of tickets."""
+        raise NotImplementedError(f"{type(self).__name__} needs all updates, and so a method fold")
+
+    def finish(self, mean: Vectors, reports: Table, state: Vectors, info: Info) -> tuple[Vectors, Vectors]:
+        """From the weighted means (or what `fold` made), f32[P] by name, to what the server applies.
+
+        Returns:
+            The vectors, of which those left out stay as they are; and the rule's new state.
+
+        """
+        return {}, state
+
 
 class Server(Part):
     """How does the combined delta move the model? Sees the trained prefix only, never buffers."""
 
-    def init(self, params: Array) -> Mapping[str, Array]:
+    reads: ClassVar[tuple[str, ...]] = ("delta",)
+    """Vectors of `local.up` that the rule cannot do without."""
+
+    def fitted(self, local: Local) -> Self:
+        """The same with what it must have in common with the clients' rule filled in."""
+        return self
+
+    def init(self, params: Array) -> Vectors:
         """The optimiser's state before the first version."""
         return {}
 
     @abstractmethod
-    def apply(
-        self, params: Array, delta: Array, opt: Mapping[str, Array], info: Info
-    ) -> tuple[Array, Mapping[str, Array]]:
+    def apply(self, params: Array, delta: Array, opt: Vectors, info: Info) -> tuple[Array, Vectors]:
         """The next parameters and optimiser state, from `delta` = mean of trained - received."""
+
+    def reported(self, params: Array, opt: Vectors) -> Array:
+        """The parameters that are evaluated and saved as the result."""
+        return params
 
 
 @dataclass(frozen=True)
@@ -197,6 +337,10 @@ class Algorithm:
     local: Local
     combine: Combine
     server: Server
+
+    def fitted(self) -> Algorithm:
+        """The same with what the server's side must have in common with the clients' rule filled in."""
+        return self.but(combine=self.combine.fitted(self.local), server=self.server.fitted(self.local))
 
     def but(self, **parts: Any) -> Algorithm:
         """The same algorithm with some parts replaced: `fedavg().but(server=Yogi(lr=0.01))`."""

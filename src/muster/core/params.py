@@ -92,6 +92,12 @@ class ParamSpec:
         """Name -> view of `vector` (f32[size], NumPy or torch) in that entry's shape; no copies."""
         return {e.name: vector[e.offset : e.offset + e.size].reshape(e.shape) for e in self.entries}
 
+    def places(self, names: Iterable[str]) -> npt.NDArray[np.int64]:
+        """Where the elements of the named entries lie in the vector, in order, i64[n]."""
+        wanted = set(names)
+        spans = [np.arange(e.offset, e.offset + e.size) for e in self.entries if e.name in wanted]
+        return np.concatenate([np.zeros(0, np.int64), *spans])
+
     def pack(self, arrays: Mapping[str, npt.ArrayLike]) -> Vector:
         """Copies named arrays into a new flat vector; the inverse of `views`.
 

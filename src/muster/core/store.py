@@ -76,7 +76,8 @@ class ClientStore:
         self._log: Any = None
 
     @property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """Where the log lies; a temporary folder is made now if none was chosen."""
         if self._chosen is not None:
             return self._chosen
         if self._temporary is None:
@@ -84,10 +85,10 @@ class ClientStore:
         return Path(self._temporary.name)
 
     def _path(self, generation: int) -> Path:
-        return self._folder / f"clients-{generation:04d}.log"
+        return self.folder / f"clients-{generation:04d}.log"
 
     def _open(self, truncate: bool) -> Any:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         return open(self._path(self._generation), "w+b" if truncate else "r+b", buffering=0)
 
     @property
@@ -170,7 +171,7 @@ class ClientStore:
         """Deletes logs that neither this store nor a kept checkpoint (`generations`) refers to."""
         if self._log is None:
             return
-        for path in self._folder.glob("clients-*.log"):
+        for path in self.folder.glob("clients-*.log"):
             number = int(path.stem.partition("-")[2])
             if number != self._generation and number not in generations:
                 path.unlink()

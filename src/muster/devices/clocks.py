@@ -84,6 +84,8 @@ class Clock(Part):
         num_examples: npt.NDArray[np.int64],
         ms_per_example: Floats,
         macs: float,
+        passes: int = 1,
+        looks: int = 0,
     ) -> Floats:
         """Seconds of training of TASK rows, f64[K].
 
@@ -94,18 +96,21 @@ class Clock(Part):
             num_examples: i64[K], what the client of each task holds.
             ms_per_example: f64[K], of its device.
             macs: Multiply-adds of one example's forward pass of the model; read by `flops` only.
+            passes: How often what the work says is trained on.
+            looks: Forward passes over all the client's examples beforehand; FedScale's formulas know none.
 
         """
         factor = self._factor(tasks, seed)
         asked = tasks["steps"] if len(tasks) != 1 else int(tasks["steps"][0])
         if self.compute.startswith("fedscale"):
             batch = num_examples if work.batch_size == 0 else np.int64(work.batch_size)
-            count = np.asarray(batch * work.num_steps(num_examples, asked), np.int64)
+            count = np.asarray(passes * batch * work.num_steps(num_examples, asked), np.int64)
             if self.compute == "fedscale":
                 return np.asarray(TRAIN_FACTOR * count * ms_per_example / 1000.0 * factor, np.float64)
             attempt = tasks["attempt"].astype(np.int64)
             return lognormal_secs(normals(seed, "compute", tasks["client"], attempt), count) * factor
-        secs = TRAIN_FACTOR * work.num_trained(num_examples, asked) * ms_per_example / 1000.0
+        forward = TRAIN_FACTOR * passes * work.num_trained(num_examples, asked)
+        secs = (forward + looks * num_examples) * ms_per_example / 1000.0
         if self.compute == "flops":
             secs = secs * (macs / REFERENCE_MACS)
         return np.asarray(secs * factor, np.float64)

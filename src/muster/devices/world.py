@@ -42,6 +42,8 @@ class World:
         seed: Keys what is drawn: who is lost, and when; the clock's jitter.
         clock: How long training takes.
         macs: Multiply-adds of one example's forward pass of the model; read by a clock by flops.
+        passes: How often a task trains on what its work says: a rule may go through it again.
+        looks: Forward passes over all examples of a client before it trains.
 
     """
 
@@ -53,6 +55,8 @@ class World:
     seed: int
     clock: Clock = field(default_factory=Clock)
     macs: float = REFERENCE_MACS
+    passes: int = 1
+    looks: int = 0
 
     def present(self, now_ns: int) -> Candidates:
         """Who is there at `now_ns`: everyone, or who is online."""
@@ -72,7 +76,8 @@ class World:
         examples = np.asarray(who.num_examples[client], np.int64)
         speed = who.ms_per_example[client].astype(np.float64)
         kbit = clock.bits_per_kbit
-        compute = np.rint(clock.secs(tasks, self.seed, self.work, examples, speed, self.macs) * SECOND)
+        todo = self.seed, self.work, examples, speed, self.macs, self.passes, self.looks
+        compute = np.rint(clock.secs(tasks, *todo) * SECOND)
         if who.links is None:
             down = np.rint(8 * self.down_bytes / (kbit * who.down_kbps[client].astype(np.float64)) * SECOND)
             up = np.rint(8 * self.up_bytes / (kbit * who.up_kbps[client].astype(np.float64)) * SECOND)

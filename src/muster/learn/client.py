@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.algorithm import Array, Local
+from muster.core.algorithm import Array, Local, Vectors
 from muster.core.errors import FieldError, UserError, nearest
 from muster.core.params import ParamSpec, Vector
 from muster.core.part import resolve
@@ -101,7 +101,7 @@ class OwnClient(Local):
                 raise FieldError("local", "settings", name, allowed)
         object.__setattr__(self, "settings", settings)
 
-    def step(self, params: Array, gradient: Array, sent: Array, memory: Any) -> tuple[Array, Any]:
+    def step(self, params: Array, gradient: Array, sent: Vectors, memory: Vectors) -> tuple[Array, Vectors]:
         """Not used: the user's `train` is the whole local training."""
         raise TypeError("an own client trains as a whole, not by single steps")
 

@@ -30,6 +30,7 @@ from muster.core.sums import FixedPointSum
 from muster.core.tables import REPORT, TASK, Table, rows
 from muster.data.federated import FederatedData
 
+from .learner import Sent
 from .learners import make_learner
 from .trainer import Folding, Trainer
 
@@ -41,6 +42,12 @@ SPAN = 1000
 
 Kept = Mapping[int, bytes]
 """Client -> encoded lasting state."""
+
+NOW, RESULT = "now", "result"
+"""Places of shared arrays beside the versions' numbers: what a rule looks at, and what is evaluated."""
+
+Described = list[Any]
+"""A shared array: the memory's name, the kind of its numbers, its shape."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +64,23 @@ class Recipe:
     """Path of the prepared data."""
 
     def trainer(self, total: Any = None) -> Trainer:
-        """A trainer of its own, summing into `total` (i64[size]) if it is given."""
+        """A trainer of its own, summing into `total` (i64[U · size]) if it is given."""
         data = FederatedData.open(Path(self.data))
         learner = make_learner(self.backend, self.model, self.task, data.facts, self.local, self.work)
-        return Trainer(
-            learner, data, self.folding, FixedPointSum(learner.spec.size, self.folding.scale, total)
-        )
+        size = len(self.local.up) * learner.spec.size
+        return Trainer(learner, data, self.folding, FixedPointSum(size, self.folding.scale, total))
 
 
 class Crew(Protocol):
     """Trains tasks and adds up their updates."""
 
     def train(
-        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Vector], kept: Kept
+        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
-        """Trains TASK rows, no client twice; returns REPORT rows in their order, and new states."""
+        """Trains TASK rows, no client twice; returns REPORT rows in their order, and new states.
+
+        `sent` is what travelled with each version, `now` what the combination's rule may look at.
+        """
         ...
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
@@ -102,10 +111,10 @@ class Inline:
         self._trainer = trainer
 
     def train(
-        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Vector], kept: Kept
+        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """One task after another."""
-        return _train_chunk(self._trainer, tasks, staleness, sent, kept)
+        return _train_chunk(self._trainer, tasks, staleness, sent, kept, now)
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """One span of test examples after another."""
@@ -129,13 +138,13 @@ class Inline:
 
 
 def _train_chunk(
-    trainer: Trainer, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Vector], kept: Kept
+    trainer: Trainer, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Sent], kept: Kept, now: Sent
 ) -> tuple[Table, dict[int, bytes]]:
     reports, states = rows(REPORT, len(tasks)), {}
     for i, task in enumerate(tasks):
         client = int(task["client"])
         before = decode(kept[client]) if client in kept else None
-        report, after = trainer.train(task, int(staleness[i]), sent[int(task["version"])], before)
+        report, after = trainer.train(task, int(staleness[i]), sent[int(task["version"])], before, now)
         reports[i] = report[0]
         if after is not None:
             states[client] = after
@@ -164,7 +173,7 @@ class Pool:
     Args:
         recipe: From which each builds its trainer.
         num_workers: Processes.
-        size: Length of the model's flat vector.
+        size: Length of the sums: of all vectors that go up, one after another.
         num_tests: Test examples of the data set.
 
     Raises:
@@ -174,7 +183,7 @@ class Pool:
 
     def __init__(self, recipe: Recipe, num_workers: int, size: int, num_tests: int) -> None:
         self._size, self._scale, self._num_tests = size, recipe.folding.scale, num_tests
-        self._models: dict[int, SharedMemory] = {}
+        self._shared: dict[str, tuple[SharedMemory, Described]] = {}
         self._sums = [SharedMemory(create=True, size=8 * size) for _ in range(num_workers)]
         self._merged = FixedPointSum(size, self._scale)
         self._rss = [0] * num_workers
@@ -199,11 +208,14 @@ class Pool:
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
     def train(
-        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Vector], kept: Kept
+        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """Hands out chunks to whoever is free; which worker trains what changes no bit."""
-        for version, vector in sent.items():
-            self._publish(version, vector)
+        for version, vectors in sent.items():
+            for name, vector in vectors.items():
+                self._publish(f"{version}/{name}", vector)
+        for name, vector in now.items():
+            self._publish(f"{NOW}/{name}", vector)
         size = max(1, math.ceil(len(tasks) / (8 * len(self._pipes))))
         chunks = [slice(i, min(i + size, len(tasks))) for i in range(0, len(tasks), size)]
         messages = (self._chunk(tasks[chunk], staleness[chunk], kept) for chunk in chunks)
@@ -216,9 +228,10 @@ class Pool:
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """Hands out spans of the test examples."""
-        self._publish(version, params)
-        spans, model = _spans(self._num_tests), {str(version): self._models[version].name}
-        messages = ({"span": [span.start, span.stop], "models": model} for span in spans)
+        name = f"{RESULT}/{version}"
+        self._publish(name, params)
+        spans, shared = _spans(self._num_tests), {RESULT: self._shared[name][1]}
+        messages = ({"span": [span.start, span.stop], "shared": shared} for span in spans)
         answers = dict(self._share_out(messages))
         return _mean([answers[i]["sums"] for i in range(len(spans))], self._num_tests)
 
@@ -245,19 +258,22 @@ class Pool:
                 free.append(worker)
                 yield i, answer
 
-    def _publish(self, version: int, vector: Vector) -> None:
-        """Puts a version into shared memory, once; those no longer sent are taken down by `clear`."""
-        if version not in self._models:
-            self._models[version] = SharedMemory(create=True, size=4 * self._size)
-            np.ndarray(self._size, np.float32, self._models[version].buf)[:] = vector
+    def _publish(self, name: str, array: Any) -> None:
+        """Puts an array into shared memory, once; what is no longer sent is taken down by `clear`."""
+        if name not in self._shared:
+            array = np.asarray(array)
+            memory = SharedMemory(create=True, size=max(array.nbytes, 1))
+            np.ndarray(array.shape, array.dtype, memory.buf)[...] = array
+            self._shared[name] = memory, [memory.name, array.dtype.str, list(array.shape)]
 
     def _chunk(self, tasks: Table, staleness: Any, kept: Kept) -> dict[str, Any]:
         """The message that has a worker train `tasks`."""
         ids = set(tasks["client"].tolist())
+        wanted = {NOW, *(str(version) for version in np.unique(tasks["version"]).tolist())}
         return {
             "tasks": np.ascontiguousarray(tasks).view(np.uint8),
             "staleness": np.asarray(staleness, np.int64),
-            "models": {str(v): self._models[v].name for v in np.unique(tasks["version"]).tolist()},
+            "shared": {k: told for k, (_, told) in self._shared.items() if k.partition("/")[0] in wanted},
             **{f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in kept.items() if c in ids},
         }
 
@@ -286,13 +302,13 @@ class Pool:
         return self._merged
 
     def clear(self) -> None:
-        """Zeroes all sums, and takes down the models: the next versions publish their own."""
+        """Zeroes all sums, and takes down what is shared: the next versions publish their own."""
         for memory in self._sums:
             np.ndarray(self._size, np.int64, memory.buf)[:] = 0
-        for memory in self._models.values():
+        for memory, _ in self._shared.values():
             memory.close()
             memory.unlink()
-        self._models.clear()
+        self._shared.clear()
 
     def peak_rss_bytes(self) -> int:
         """The workers' peaks, as they told with their last chunk."""
@@ -309,10 +325,10 @@ class Pool:
             if process.is_alive():
                 process.kill()
                 process.join()
-        for memory in [*self._sums, *self._models.values()]:
+        for memory in [*self._sums, *(memory for memory, _ in self._shared.values())]:
             memory.close()
             memory.unlink()
-        self._sums, self._models, self._pipes = [], {}, []
+        self._sums, self._shared, self._pipes = [], {}, []
 
 
 def _work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> None:
@@ -323,7 +339,7 @@ def _work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
     memory = SharedMemory(sums)
     trainer: Trainer | None = None
-    models: dict[str, SharedMemory] = {}
+    shared: dict[str, SharedMemory] = {}
     while True:
         try:
             message = decode(pipe.recv_bytes())
@@ -333,24 +349,27 @@ def _work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> Non
             break
         try:
             trainer = trainer or loads(recipe).trainer(np.ndarray(size, np.int64, memory.buf))
-            names = set(message["models"].values())
-            for gone in set(models) - names:
-                models.pop(gone).close()
-            for name in names - set(models):
-                models[name] = SharedMemory(name)
-            sent = {int(v): np.ndarray(size, np.float32, models[n].buf) for v, n in message["models"].items()}
+            told: dict[str, Described] = message["shared"]
+            names = {name for name, _, _ in told.values()}
+            for gone in set(shared) - names:
+                shared.pop(gone).close()
+            for name in names - set(shared):
+                shared[name] = SharedMemory(name)
+            arrays = {k: np.ndarray(shape, kind, shared[name].buf) for k, (name, kind, shape) in told.items()}
             if "span" in message:
-                (params,) = sent.values()
-                answer: dict[str, Any] = {"sums": _evaluate_span(trainer, params, slice(*message["span"]))}
-                del params
+                answer: dict[str, Any] = {
+                    "sums": _evaluate_span(trainer, arrays[RESULT], slice(*message["span"]))
+                }
             else:
                 kept = {int(k[5:]): v.tobytes() for k, v in message.items() if k.startswith("kept.")}
                 tasks, late = message["tasks"].view(TASK), message["staleness"].tolist()
-                reports, states = _train_chunk(trainer, tasks, late, sent, kept)
+                sent = {int(v): _within(arrays, str(v)) for v in np.unique(tasks["version"])}
+                reports, states = _train_chunk(trainer, tasks, late, sent, kept, _within(arrays, NOW))
+                del sent
                 answer = {"reports": reports.view(np.uint8)}
                 answer |= {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
             answer["rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            del sent  # views of shared memory, which could not be closed while they live
+            del arrays  # views of shared memory, which could not be closed while they live
         except UserError as error:
             answer = {"error": str(error), "mistake": True}
         except TrainingError as error:
@@ -362,9 +381,14 @@ def _work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> Non
         except OSError:  # the parent was killed: nobody waits for the answer
             break
     trainer = None  # it holds a view of the sum, which could not be closed while it lives
-    for shared in [memory, *models.values()]:
+    for block in [memory, *shared.values()]:
         with suppress(BufferError):
-            shared.close()
+            block.close()
+
+
+def _within(arrays: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The arrays of a place, by name."""
+    return {k.partition("/")[2]: array for k, array in arrays.items() if k.partition("/")[0] == place}
 
 
 class Automatic:
@@ -381,11 +405,11 @@ class Automatic:
         self._spent = 0.0
 
     def train(
-        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Vector], kept: Kept
+        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """Trains with whoever is there."""
         begin = time.perf_counter()
-        result = self._crew.train(tasks, staleness, sent, kept)
+        result = self._crew.train(tasks, staleness, sent, kept, now)
         self._spent += time.perf_counter() - begin
         return result
 

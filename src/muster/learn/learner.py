@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Protocol
+from typing import Any, Mapping, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from muster.core.examples import Examples
 from muster.core.params import ParamSpec, Vector
+
+Sent: TypeAlias = Mapping[str, Vector]
+Matrix: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Trained:
     loss_sq_mean: float
     """Mean of the squared loss over the same examples."""
     kept: Mapping[str, Any] | None = None
-    """The client's lasting state after this task; None if its rule keeps none."""
+    """The client's lasting state after this task; None if it stays as it was."""
 
 
 class Learner(Protocol):
@@ -38,16 +42,24 @@ class Learner(Protocol):
 
     def train(
         self,
-        sent: Vector,
+        sent: Sent,
         examples: Examples,
         rng: np.random.Generator,
-        delta: Vector,
+        up: Matrix,
         kept: Mapping[str, Any] | None,
+        steps: int = 0,
     ) -> Trained:
-        """Trains one client from `sent` and writes `trained - sent` into `delta`, both f32[size].
+        """Trains one client and writes what it sends back into `up`.
 
-        `sent` is not changed. `rng` is the only randomness. `kept` is the client's lasting state from
-        its last accepted task, None if this is the first.
+        Args:
+            sent: What the client was sent, by the names in `local.down`: `model` f32[size], other vectors
+                f32[trained]. It is not changed.
+            examples: All of the client's.
+            rng: The only randomness.
+            up: Rows by the names in `local.up`, f32[U, size]: first trained - sent, then what else there is.
+            kept: The client's lasting state from its last accepted task; None if this is the first.
+            steps: Mini-batch steps, if the task has a number of its own; 0: as the job's work says.
+
         """
         ...
 

@@ -19,7 +19,8 @@ from muster.models.model import Model
 from muster.tasks.task import Task
 
 from .client import ArrayModel, ClientData, OwnClient, run_client
-from .learner import Trained
+from .descent import descend, to_arrays
+from .learner import Matrix, Sent, Trained
 
 EVALUATION_BATCH = 500
 """Examples that go through the model at once in evaluation: it bounds the memory."""
@@ -57,33 +58,37 @@ class NumpyLearner:
 
     def train(
         self,
-        sent: Vector,
+        sent: Sent,
         examples: Examples,
         rng: np.random.Generator,
-        delta: Vector,
+        up: Matrix,
         kept: Mapping[str, Any] | None,
+        steps: int = 0,
     ) -> Trained:
-        """Trains one client from `sent` and writes `trained - sent` into `delta`, both f32[size].
+        """Trains one client and writes what it sends back into `up`; see `Learner`.
 
         A client without examples trains nothing: its loss is given as 0.
         """
         if isinstance(self._local, OwnClient):
-            return self._train_own(self._local, sent, examples, rng, delta, kept)
-        params, gradient, losses = self._params, self._gradient, []
-        np.copyto(params, sent)
+            return self._train_own(self._local, sent["model"], examples, rng, up[0], kept)
+        local, batches = self._local, list(self._work.batches(len(examples), rng, steps))
+        up[:] = 0
+        if not batches:
+            return Trained(0, 0.0, 0.0)
+
+        def backward(index: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+            return self._backward(*self._task.batch(self._facts, examples, index))
+
+        np.copyto(self._params, sent["model"])
         # training that diverges is no warning here: the gate refuses an update that is not finite
         with self._blas.limit(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
-            memory = self._local.init(sent)
-            for index in self._work.batches(len(examples), rng):
-                losses.append(self._backward(*self._task.batch(self._facts, examples, index)))
-                moved, memory = self._local.step(params, gradient, sent, memory)
-                if moved is not params:
-                    np.copyto(params, moved)
-            np.subtract(params, sent, out=delta)
-        if not losses:
-            return Trained(0, 0.0, 0.0)
+            ups, state, losses = descend(local, self._params, self._gradient, sent, kept, batches, backward)
+            np.subtract(self._params, sent["model"], out=up[0])
+        for row, name in zip(up[1:], local.up[1:], strict=True):
+            row[:] = ups[name]
         every = np.concatenate(losses).astype(np.float64)
-        return Trained(len(losses), float(every.mean()), float(np.square(every).mean()))
+        mine = to_arrays(state) if local.keeps else None
+        return Trained(len(batches), float(every.mean()), float(np.square(every).mean()), mine)
 
     def evaluate(self, params: Vector, examples: Examples) -> dict[str, float]:
         """Means over all `examples` (at least one): `loss`, and the task's metrics."""

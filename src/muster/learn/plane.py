@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.algorithm import Algorithm, Array, Info
+from muster.core.algorithm import Algorithm, Combine, Info, Vectors
 from muster.core.errors import UserError
 from muster.core.params import ParamSpec, Vector
+from muster.core.population import Population
 from muster.core.store import ClientStore
 from muster.core.tables import REPORT, Ids, Table, rows
 
 from .crew import Crew
+from .learner import Matrix, Sent
+from .spill import Spill
+from .trainer import Folding
 
 KEPT_AT_ONCE = 64
 """Lasting states that are in memory at a time: each may be as large as the model."""
@@ -33,8 +38,12 @@ class Moment:
 
     version: int
     params: Vector
-    opt: Mapping[str, Array]
-    snapshots: Mapping[int, Vector]
+    opt: Vectors
+    """The server part's state."""
+    snapshots: Mapping[int, Sent]
+    """Version -> what travels to clients that start from it: the model, and what `local.down` names."""
+    state: Vectors = field(default_factory=dict)
+    """The combination's own."""
 
 
 class DataPlane:
@@ -45,8 +54,8 @@ class DataPlane:
         spec: Layout of the model.
         crew: Trains and evaluates.
         store: The clients' lasting states.
-        num_clients: Size of the population.
-        max_weight: What the combination's weights are divided by before they are summed.
+        population: The clients.
+        folding: How the crew weighs and adds.
         initial: The untrained model, f32[spec.size].
 
     """
@@ -57,15 +66,17 @@ class DataPlane:
         spec: ParamSpec,
         crew: Crew,
         store: ClientStore,
-        num_clients: int,
-        max_weight: float,
+        population: Population,
+        folding: Folding,
         initial: Vector,
     ) -> None:
         self._algorithm, self._crew, self.store = algorithm, crew, store
-        self._num_clients, self._max_weight = num_clients, max_weight
+        self._num_clients, self._folding = population.num_clients, folding
         self.spec = spec
-        opt = algorithm.server.init(initial[: spec.trained])
-        self.moment = Moment(0, initial, opt, {0: initial})
+        self._spill = None if folding.spill is None else Spill(Path(folding.spill), spec.size)
+        start = initial[: spec.trained]
+        opt, state = algorithm.server.init(start), algorithm.combine.init(population, start)
+        self.moment = Moment(0, initial, opt, {0: self._snapshot(initial, opt)}, state)
 
     @property
     def version(self) -> int:
@@ -76,6 +87,15 @@ class DataPlane:
     def params(self) -> Vector:
         """The newest model, f32[spec.size]."""
         return self.moment.params
+
+    @property
+    def result(self) -> Vector:
+        """The model that is evaluated and saved, f32[spec.size]: the newest, or what the server part says."""
+        before = self.moment.params[: self.spec.trained]
+        reported = self._algorithm.server.reported(before, self.moment.opt)
+        if reported is before:
+            return self.moment.params
+        return np.concatenate([np.asarray(reported, np.float32), self.moment.params[self.spec.trained :]])
 
     def advance(self, tasks: Table, staleness: Ids, keep: Collection[int]) -> Table:
         """Makes the next version from the accepted tasks.
@@ -93,51 +113,101 @@ class DataPlane:
         before = self.moment
         self._crew.clear()
         reports = rows(REPORT, len(tasks))
-        size = KEPT_AT_ONCE if self._algorithm.local.keeps else max(len(tasks), 1)
+        size = KEPT_AT_ONCE if self._keeps else max(len(tasks), 1)
+        now = self._now(tasks)
         for group in waves(tasks["client"], size):
-            reports[group] = self._train(tasks[group], staleness[group].tolist())
-        params, opt = self._move(before, reports[reports["refused"] == 0])
+            reports[group] = self._train(tasks[group], staleness[group].tolist(), now)
+        params, opt, state = self._move(before, reports[reports["refused"] == 0], now)
         version = before.version + 1
-        snapshots = {v: x for v, x in before.snapshots.items() if v in keep} | {version: params}
-        self.moment = Moment(version, params, opt, snapshots)
+        snapshots = {v: x for v, x in before.snapshots.items() if v in keep}
+        snapshots[version] = self._snapshot(params, opt)
+        self.moment = Moment(version, params, opt, snapshots, state)
         return reports
 
-    def _train(self, tasks: Table, staleness: list[int]) -> Table:
-        """Trains tasks, no client twice, and writes down what the clients keep; returns REPORT rows."""
+    @property
+    def _keeps(self) -> bool:
+        """Whether anything is kept of clients."""
+        return self._algorithm.local.keeps or self._algorithm.combine.keeps
+
+    def _snapshot(self, params: Vector, opt: Vectors) -> Sent:
+        """What travels to the clients that start from a version."""
+        return {"model": params, **{name: np.asarray(opt[name]) for name in self._algorithm.local.down[1:]}}
+
+    def _now(self, tasks: Table) -> Sent:
+        """What the combination's rule may look at while updates come in; nothing if it looks at nothing."""
+        combine, now = self._algorithm.combine, {}
+        if type(combine).shift is not Combine.shift:
+            now = {"model": self.moment.params, **self.moment.state}
+        if combine.needs_all:
+            now["tickets"] = np.sort(tasks["ticket"])
+        return now
+
+    def _train(self, tasks: Table, staleness: list[int], now: Sent) -> Table:
+        """Trains tasks, no client twice, and writes down what is kept of them; returns REPORT rows."""
         sent = {int(v): self.moment.snapshots[int(v)] for v in np.unique(tasks["version"])}
         kept = {}
-        if self._algorithm.local.keeps:
+        if self._keeps:
             found = ((int(c), self.store.read(int(c))) for c in tasks["client"])
             kept = {c: state for c, state in found if state is not None}
-        reports, states = self._crew.train(tasks, staleness, sent, kept)
+        reports, states = self._crew.train(tasks, staleness, sent, kept, now)
         for client, state in sorted(states.items()):
             self.store.write(client, state)
         return reports
 
-    def _move(self, before: Moment, good: Table) -> tuple[Vector, Mapping[str, Array]]:
-        """The next parameters and optimiser state, from the reports of the updates that count."""
-        divisor = math.fsum(self._algorithm.combine.divisors(good))  # exact: no order, no rounding
-        if divisor <= 0.0:
-            return before.params, before.opt
-        delta = self._crew.total().mean(divisor / self._max_weight)
-        trained = self.spec.trained
-        info = Info(before.version + 1, self._num_clients, len(good))
-        moved, opt = self._algorithm.server.apply(before.params[:trained], delta[:trained], before.opt, info)
+    def _move(self, before: Moment, good: Table, now: Sent) -> tuple[Vector, Vectors, Vectors]:
+        """The next parameters, optimiser state and rule's state, from the reports of what counts."""
+        combine, trained = self._algorithm.combine, self.spec.trained
+        means = self._folded(good, before.state, now) if len(good) else None
+        if means is None:
+            return before.params, before.opt, before.state
+        info = Info(before.version + 1, self._num_clients, len(good), self._folding.seed)
+        mean = {name: row[:trained] for name, row in zip(self._algorithm.local.up, means, strict=True)}
+        made, state = combine.finish(mean, good, before.state, info)
+        folded = {**mean, **made}
+        info = replace(info, folded=folded)
+        moved, opt = self._algorithm.server.apply(before.params[:trained], folded["delta"], before.opt, info)
         rule = type(self._algorithm.server).__name__
         if np.shape(moved) != (trained,):
             raise UserError(f"{rule}.apply returned shape {np.shape(moved)}, but must return ({trained},)")
-        params = before.params + delta  # buffers: plain mean
+        params = before.params + means[0]  # buffers: plain mean
         params[:trained] = moved
         if not np.isfinite(params).all():
             raise UserError(
                 f"version {info.version}: {rule} moved the model to infinity or NaN, where nothing can "
                 "be trained; lower algorithm.server.lr, or the clients' rate, algorithm.local.lr"
             )
-        return params, opt
+        return params, opt, state
+
+    def _folded(self, good: Table, state: Vectors, now: Sent) -> Matrix | None:
+        """What the updates that count come to, f32[U, size]; None if they weigh nothing."""
+        combine = self._algorithm.combine
+        if combine.needs_all:
+            good = good[np.argsort(good["ticket"])]  # an order that arrivals do not change
+            return self._fold_all(good, np.searchsorted(now["tickets"], good["ticket"]), state)[None]
+        divisor = math.fsum(combine.divisors(good))  # exact: no order, no rounding
+        if divisor <= 0.0:
+            return None
+        total = self._crew.total().mean(divisor / self._folding.max_weight)
+        return total.reshape(len(self._algorithm.local.up), -1)
+
+    def _fold_all(self, good: Table, places: npt.NDArray[np.int64], state: Vectors) -> Vector:
+        """One vector from all updates, a block of coordinates after another."""
+        combine, trained = self._algorithm.combine, self.spec.trained
+        spill = self._spill
+        assert spill is not None
+        products = np.zeros((0, 0))
+        if combine.needs_products:
+            products = spill.products(places, trained)
+        related = combine.relate(products, good, state)
+        delta = self.spec.zeros()
+        for part, block in spill.blocks(places):
+            delta[part] = combine.fold(block, related)
+        spill.clear()
+        return delta
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the newest model over all test examples."""
-        return self._crew.evaluate(self.version, self.params)
+        """Metrics of the model that is reported over all test examples."""
+        return self._crew.evaluate(self.version, self.result)
 
     def mark(self) -> Moment:
         """The end of a version: what a checkpoint saves."""
@@ -151,6 +221,8 @@ class DataPlane:
     def close(self) -> None:
         """Ends the workers and lets go of the clients' states."""
         self._crew.close()
+        if self._spill is not None:
+            self._spill.close()
         self.store.close()
 
 
@@ -172,13 +244,21 @@ def waves(clients: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int6
 def save_moment(moment: Moment) -> tuple[dict[str, Any], dict[str, Vector]]:
     """A moment as JSON data and tensors; each distinct snapshot is written once."""
     tensors = {f"opt.{k}": np.asarray(v) for k, v in moment.opt.items()}
-    tensors |= {f"model.{version}": vector for version, vector in moment.snapshots.items()}
+    tensors |= {f"state.{k}": np.asarray(v) for k, v in moment.state.items()}
+    for version, vectors in moment.snapshots.items():
+        tensors |= {f"sent.{version}.{k}": np.asarray(v) for k, v in vectors.items()}
     return {"version": moment.version}, tensors
 
 
 def load_moment(control: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> Moment:
     """The inverse of `save_moment`."""
-    opt = {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith("opt.")}
-    snapshots = {int(k.partition(".")[2]): v for k, v in tensors.items() if k.startswith("model.")}
+    parts: dict[str, dict[str, Any]] = {"opt": {}, "state": {}, "sent": {}}
+    for key, vector in tensors.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = vector
+    snapshots: dict[int, dict[str, Vector]] = {}
+    for key, vector in parts["sent"].items():
+        number, _, name = key.partition(".")
+        snapshots.setdefault(int(number), {})[name] = vector
     version = int(control["version"])
-    return Moment(version, snapshots[version], opt, snapshots)
+    return Moment(version, snapshots[version]["model"], parts["opt"], snapshots, parts["state"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from muster.models.model import Model
 from muster.tasks.task import Task
 
 from .client import ClientData, OwnClient, run_client
-from .learner import Trained
+from .descent import descend, to_arrays
+from .learner import Matrix, Sent, Trained
 from .torch_module import FlatModule, build, lone_example, named_floats, seeded
 
 EVALUATION_BATCH = 100
@@ -54,29 +55,45 @@ class TorchLearner:
 
     def train(
         self,
-        sent: Vector,
+        sent: Sent,
         examples: Examples,
         rng: np.random.Generator,
-        delta: Vector,
+        up: Matrix,
         kept: Mapping[str, Any] | None,
+        steps: int = 0,
     ) -> Trained:
-        """Trains one client from `sent` and writes `trained - sent` into `delta`, both f32[size].
+        """Trains one client and writes what it sends back into `up`; see `Learner`.
 
         A client without examples trains nothing: its loss is given as 0.
         """
         if isinstance(self._local, OwnClient):
-            return self._train_own(self._local, sent, examples, rng, delta, kept)
-        batches = list(self._work.batches(len(examples), rng))
-        flat = self._flat
-        flat.load(sent)
-        flat.module.train()
-        with seeded(int(rng.integers(2**63))):
-            losses = self._descend(sent, examples, batches)
-        flat.collect()
-        np.subtract(flat.array, sent, out=delta)
+            return self._train_own(self._local, sent["model"], examples, rng, up[0], kept)
+        batches = list(self._work.batches(len(examples), rng, steps))
+        up[:] = 0
         if not batches:
             return Trained(0, 0.0, 0.0)
-        return Trained(len(batches), float(losses.mean()), float(np.square(losses).mean()))
+        flat, local, trained = self._flat, self._local, self.spec.trained
+        flat.load(sent["model"])
+        flat.module.train()
+        before = {name: _shared(vector)[:trained] for name, vector in sent.items()}
+        mine = None if kept is None else {name: torch.from_numpy(np.array(v)) for name, v in kept.items()}
+
+        def backward(index: npt.NDArray[np.int64]) -> Tensor:
+            flat.gradient.zero_()
+            loss = self._loss(examples, index)
+            loss.mean().backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        with seeded(int(rng.integers(2**63))):
+            params = flat.vector[:trained]
+            ups, state, each = descend(local, params, flat.gradient, before, mine, batches, backward)
+        flat.collect()
+        np.subtract(flat.array, sent["model"], out=up[0])
+        for row, name in zip(up[1:], local.up[1:], strict=True):
+            row[:trained] = ups[name]
+        losses = np.asarray(torch.cat(each).numpy(), np.float64)
+        lasting = to_arrays(state) if local.keeps else None
+        return Trained(len(batches), float(losses.mean()), float(np.square(losses).mean()), lasting)
 
     def evaluate(self, params: Vector, examples: Examples) -> dict[str, float]:
         """Means over all `examples` (at least one): `loss`, and the task's metrics."""
@@ -91,23 +108,6 @@ class TorchLearner:
                 for name, value in self._task.torch_metrics(outputs, targets).items():
                     sums[name] = sums.get(name, 0.0) + value
         return {name: value / len(examples) for name, value in sums.items()}
-
-    def _descend(
-        self, sent: Vector, examples: Examples, batches: Sequence[npt.NDArray[np.int64]]
-    ) -> npt.NDArray[np.float64]:
-        """Takes the steps; returns the loss of every example as it was trained."""
-        flat, local, trained = self._flat, self._local, self.spec.trained
-        params, gradient, start = flat.vector[:trained], flat.gradient, _shared(sent)[:trained]
-        memory, losses = local.init(start), []
-        for index in batches:
-            gradient.zero_()
-            loss = self._loss(examples, index)
-            loss.mean().backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-            moved, memory = local.step(params, gradient, start, memory)
-            if moved is not params:
-                params.copy_(moved)
-        return np.asarray(torch.cat(losses).numpy(), np.float64) if losses else np.zeros(0)
 
     def _loss(self, examples: Examples, index: npt.NDArray[np.int64]) -> Tensor:
         inputs, targets = self._tensors(examples, index)

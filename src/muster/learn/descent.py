@@ -1,0 +1,64 @@
+"""One client's local training by single steps: the same lines for every library of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from muster.core.algorithm import Array, Local, Vectors
+
+Batch = npt.NDArray[np.int64]
+
+
+def descend(
+    local: Local,
+    params: Array,
+    gradient: Array,
+    sent: Vectors,
+    kept: Vectors | None,
+    batches: Sequence[Batch],
+    backward: Callable[[Batch], Any],
+) -> tuple[Vectors, Vectors, list[Any]]:
+    """Trains from the model sent; `params` ends as the model whose difference to it is the delta.
+
+    Args:
+        local: The rule.
+        params: The working model's parameters, f32[P], holding the model sent.
+        gradient: Where `backward` leaves the gradient at `params`, f32[P].
+        sent: What the client was sent, each f32[P], by name.
+        kept: What the client has kept; None if it has nothing yet.
+        batches: Indices of each step's examples; at least one batch.
+        backward: Indices -> the loss of each example; leaves the gradient of their mean.
+
+    Returns:
+        The vectors that go up beside the delta, the lasting state, and the losses of each step.
+
+    """
+
+    def put(moved: Array) -> None:
+        if moved is not params:
+            params[...] = moved
+
+    losses = []
+    moved, memory = local.begin(sent, local.fresh(sent) if kept is None else kept)
+    put(moved)
+    for number in range(local.passes):
+        moved, memory = local.enter(number, params, sent, memory)
+        put(moved)
+        for index in batches:
+            for _ in range(local.repeats):
+                losses.append(backward(index))
+                moved, memory = local.step(params, gradient, sent, memory)
+                put(moved)
+    count = gradient[:1] * 0 + len(batches)
+    moved, ups, state = local.finish(params, sent, memory, count)
+    put(moved)
+    return ups, state, losses
+
+
+def to_arrays(vectors: Vectors) -> Mapping[str, Any]:
+    """The vectors as NumPy arrays of their own."""
+    return {name: np.array(vector) for name, vector in vectors.items()}
