@@ -13,7 +13,9 @@ import yaml
 
 import muster.run
 from muster.cli import main
+from muster.core.record import Record
 from muster.job import load_job
+from muster.track.folder import RunFolder
 
 CASES = yaml.safe_load((Path(__file__).parent / "broken_jobs" / "cases.yml").read_text("utf-8"))
 
@@ -297,3 +299,40 @@ def test_json_holds_where_a_process_writes_to_the_descriptor(tmp_path: Path) -> 
     assert done.returncode == 0
     assert json.loads(done.stdout)["job"]["algorithm"]["name"] == f"{tmp_path.resolve()}/own.py:mine"
     assert "noise" in done.stderr
+
+
+def two_runs(folder: Path) -> list[str]:
+    for name in ("a", "b"):
+        run = RunFolder.create(folder / name, "name: x\n")
+        run.append(Record(1, 10.0, 1.0, metrics={"accuracy": 0.5}, num_accepted=1, clients=(0,)))
+    return ["a", "b"]
+
+
+def test_compare_prints_a_table_or_json_and_writes_a_page(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = two_runs(folder)
+    assert call("compare", *runs) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("goal: accuracy 0.5000, the best that all of them reached")
+    assert "virtual time to accuracy 0.5000 10.0 s 10.0 s" in " ".join(out.split())
+    assert call("compare", *runs, "--target", "accuracy=0.4", "--out", "both.html", "--json") == 0
+    body = json.loads(capsys.readouterr().out)
+    assert (body["target"]["value"], body["page"], len(body["runs"])) == (0.4, "both.html", 2)
+    assert Path("both.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_goal_that_is_none_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = two_runs(folder)
+    for wrong in ("accuracy", "=0.5", "accuracy=high", "accuracy=nan"):
+        assert call("compare", *runs, "--target", wrong) == 2
+        assert f"--target is {wrong!r}, but must be of the form metric=value" in capsys.readouterr().err
+
+
+def test_report_as_page_and_as_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    two_runs(folder)
+    assert call("report", "a") == 0 and call("report", "a", "--png", "--json") == 0
+    page, answer = capsys.readouterr().out.splitlines()
+    assert page == "a/report.html" and json.loads(answer) == {"status": "ok", "report": "a/report.png"}
+    assert Path("a/report.png").read_bytes()[:4] == b"\x89PNG"

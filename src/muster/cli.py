@@ -20,6 +20,7 @@ import typer
 
 from muster.cli_operate import certs_app, state_server, status
 from muster.cli_select_test import select_test
+from muster.cli_show import AsJson, RunFolder, algorithms, compare, data, devices_app, models, report
 from muster.core.errors import MusterError, UserError
 
 DONE, OURS, USERS, INTERRUPTED = 0, 1, 2, 130
@@ -31,8 +32,6 @@ Pairs = Annotated[
         metavar="[KEY=VALUE]...", help="Changes to it: algorithm.pace.cohort=50", show_default=False
     ),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; all else goes to stderr.")]
 
 app = typer.Typer(
     add_completion=False,
@@ -202,140 +201,7 @@ def schema(context: typer.Context, json: AsJson = False) -> int:
     return DONE
 
 
-@app.command()
-def report(
-    context: typer.Context,
-    folder: RunFolder,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: report.html, or .png, in DIR.")
-    ] = None,
-    png: Annotated[bool, typer.Option("--png", help="One picture instead of a page.")] = False,
-    json: AsJson = False,
-) -> int:
-    """Write a run's report: one HTML file that is readable offline, or one picture."""
-    from muster.track.report import write_picture, write_report
-
-    place = write_picture(folder, out) if png else write_report(folder, out)
-    context.obj.give({"status": "ok", "report": str(place)}, str(place))
-    return DONE
-
-
-@app.command()
-def algorithms(context: typer.Context, json: AsJson = False) -> int:
-    """List the algorithms and the parts that they are made of."""
-    return _list(context.obj, "algorithms")
-
-
-@app.command()
-def models(context: typer.Context, json: AsJson = False) -> int:
-    """List the models."""
-    return _list(context.obj, "models")
-
-
-@app.command()
-def data(context: typer.Context, json: AsJson = False) -> int:
-    """List the data sets and partitions."""
-    return _list(context.obj, "data")
-
-
-app.add_typer(certs_app, name="certs")
-app.command("select-test")(select_test)
-app.command()(state_server)
-app.command()(status)
-
-devices_app = typer.Typer(add_completion=False, rich_markup_mode=None)
-app.add_typer(devices_app, name="devices")
-
-
-@devices_app.callback(invoke_without_command=True)
-def devices(context: typer.Context, json: AsJson = False) -> int:
-    """List the device populations; show or import one."""
-    return DONE if context.invoked_subcommand else _list(context.obj, "devices")
-
-
-@devices_app.command("import")
-def import_(
-    context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Traces.", show_default=False)],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.", show_default=False)],
-    kind: Annotated[
-        str, typer.Option(metavar="KIND", help="auto, fedscale, flash, mahimahi, csv or parquet.")
-    ] = "auto",
-    json: AsJson = False,
-) -> int:
-    """Make traces of others a folder that the population `imported` draws from."""
-    from muster.devices.importers import import_traces
-
-    facts = import_traces(files, out, kind)
-    rows = ", ".join(f"{table} {num:,}" for table, num in facts["rows"].items())
-    said = f"{out}: rows of {rows}; use it with population: {{name: imported, path: {out}}}"
-    context.obj.give({"status": "ok", "path": str(out), **facts}, said)
-    return DONE
-
-
-@devices_app.command()
-def show(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A population, e.g. mobile.")],
-    pairs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Its settings: links=asymmetric", show_default=False),
-    ] = None,
-    clients: Annotated[int, typer.Option(metavar="N", min=1, max=10_000_000, help="How many.")] = 10_000,
-    seed: Annotated[int, typer.Option(metavar="N", help="What they are drawn by.")] = 0,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the curves.")] = None,
-    json: AsJson = False,
-) -> int:
-    """Draw a population and print its quantiles and how many are online when."""
-    import numpy as np
-
-    from muster.devices.show import description, picture
-    from muster.job import load_job
-
-    settings = [pair if "=" not in pair else f"population.{pair}" for pair in pairs or ()]
-    devices = load_job({"population": {"name": name}}, settings).population
-    drawn = devices.draw(np.full(clients, 1, np.int32), seed)
-    body = {"status": "ok", "population": repr(devices), **description(drawn)}
-    if png is not None:
-        picture(drawn, f"{devices}, {clients:,} clients", png)
-        body["png"] = str(png)
-    context.obj.give(body, None if context.obj.as_json else _shown(body))
-    return DONE
-
-
-def _shown(body: Mapping[str, Any]) -> str:
-    """A population's description as text."""
-    lines = [f"{body['population']}, {body['num_clients']:,} clients", ""]
-    lines.append(f"{'quantile':<12}" + "".join(f"{f'{share:.0%}':>10}" for share in body["shares"]))
-    for name, values in body["quantiles"].items():
-        lines.append(f"{name:<12}" + "".join(f"{value:>10,.{0 if value >= 100 else 1}f}" for value in values))
-    lines += ["", "online by hour of the day"]
-    for first in range(0, 24, 12):
-        online = body["online_by_hour"][first : first + 12]
-        lines.append(f"{'hour':<8}" + "".join(f"{first + i:>7}" for i in range(12)))
-        lines.append(f"{'share':<8}" + "".join(f"{share:>7.1%}" for share in online))
-    return "\n".join([*lines, *([f"\n{body['png']}"] if "png" in body else [])])
-
-
-def _list(answer: _Answer, room: str) -> int:
-    from muster.job import catalogue
-
-    body = catalogue(room)
-    if answer.as_json:
-        answer.give(body)
-        return DONE
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=answer.out)
-    for kind, entries in body.items():
-        table = Table("name", "what it is", "settings", title=kind, title_justify="left", box=None)
-        for entry in entries:
-            fields = ", ".join(
-                f"{key}={value if isinstance(value, str) else _json.dumps(value)}"
-                for key, value in entry["fields"].items()
-            )
-            table.add_row(entry["name"], entry["summary"], fields)
-        console.print(table, highlight=False)
-        console.print()
-    return DONE
+for _command in (report, compare, algorithms, models, data, select_test, state_server, status):
+    app.command()(_command)
+for _name, _commands in (("devices", devices_app), ("certs", certs_app)):
+    app.add_typer(_commands, name=_name)

@@ -40,6 +40,8 @@ class Lines:
     x_label: str
     note: str = ""
     """A sentence or two below it."""
+    x_text: Text = tick_text
+    """Writes the ticks of x."""
     y_text: Text = tick_text
     """Writes the ticks of y."""
     from_zero: bool = False

@@ -99,14 +99,18 @@ class History:
             columns[reason][rows] = secs
         return dict(sorted(columns.items(), key=lambda pair: -float(pair[1].sum())))
 
+    def device_secs(self) -> Column:
+        """Device seconds up to each row, used and wasted."""
+        secs = self.columns["device_secs_used"] + self.columns["device_secs_wasted"]
+        return np.asarray(np.cumsum(secs), np.float64)
+
     def traffic(self) -> Column:
         """Bytes sent and received up to each row."""
         return np.asarray(np.cumsum(self.columns["down_bytes"] + self.columns["up_bytes"]), np.float64)
 
     def levels(self, metric: str) -> tuple[npt.NDArray[np.int64], Column]:
         """Rows at which a metric was better than ever before, and its values there."""
-        rows, values = self.metrics.get(metric, (np.zeros(0, np.int64), np.zeros(0)))
-        rows, values = rows[np.isfinite(values)], values[np.isfinite(values)]
+        rows, values = self.points(metric)
         best = np.minimum.accumulate(values) if falls(metric) else np.maximum.accumulate(values)
         fresh = np.append(True, best[1:] != best[:-1])[: len(best)]
         return rows[fresh], values[fresh]
@@ -119,13 +123,17 @@ class History:
 
     def curve(self, metric: str, against: str) -> tuple[Column, Column]:
         """x and y of a metric (`""` is the training loss), without the points that are not finite."""
+        rows, y = self.points(metric)
+        return self.columns[against][rows], y
+
+    def points(self, metric: str) -> tuple[npt.NDArray[np.int64], Column]:
+        """Rows and values of a metric (`""` is the training loss), without those that are not finite."""
         if metric:
-            rows, y = self.metrics.get(metric, (np.zeros(0, np.int64), np.zeros(0)))
-            x = self.columns[against][rows]
+            rows, values = self.metrics.get(metric, (np.zeros(0, np.int64), np.zeros(0)))
         else:
-            x, y = self.columns[against], self.columns["loss"]
-        keep = np.isfinite(y)
-        return x[keep], y[keep]
+            rows, values = np.arange(len(self)), self.columns["loss"]
+        keep = np.isfinite(values)
+        return rows[keep], values[keep]
 
 
 def _pairs(found: list[tuple[int, float]]) -> tuple[npt.NDArray[np.int64], Column]:

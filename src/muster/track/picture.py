@@ -109,6 +109,7 @@ def _lines(axis: Any, chart: Lines) -> int:
     if shown and chart.goal is not None:
         axis.axhline(chart.goal, color=GREY, linestyle="--", linewidth=1)
     if shown:
+        axis.xaxis.set_major_formatter(lambda value, _: chart.x_text(round(value, 12)))
         axis.yaxis.set_major_formatter(lambda value, _: chart.y_text(round(value, 12)))
     return len(shown)
 

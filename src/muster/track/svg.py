@@ -89,15 +89,18 @@ def _lines(chart: Lines) -> str:
     x_low = min(0.0, min(float(s.x.min()) for s in shown))
     x_high = max(float(s.x.max()) for s in shown) or 1.0
     frame = _Frame(x_low, x_high, y_ticks[0], y_ticks[-1])
-    body = [_y_axis(frame, y_ticks, chart.y_text), _x_axis(frame, frame.x_ticks(), chart.x_label)]
+    body = [
+        _y_axis(frame, y_ticks, chart.y_text),
+        _x_axis(frame, frame.x_ticks(), chart.x_label, chart.x_text),
+    ]
     for value in goal:
         y = frame.y(value)
         body.append(f'<line class="goal" x1="{LEFT}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    body += [_curve(frame, s, chart.x_label, chart.y_text) for s in shown]
+    body += [_curve(frame, s, chart) for s in shown]
     return _svg(chart.title, "".join(body))
 
 
-def _curve(frame: _Frame, s: Series, x_label: str, y_text: Text) -> str:
+def _curve(frame: _Frame, s: Series, chart: Lines) -> str:
     points = [(float(x), float(y)) for x, y in zip(*thin(s.x, s.y), strict=True)]
     at = [(frame.x(x), frame.y(y)) for x, y in points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
@@ -105,7 +108,8 @@ def _curve(frame: _Frame, s: Series, x_label: str, y_text: Text) -> str:
     if len(points) <= HOVER_POINTS:
         radius = 2.5 if len(points) <= 40 else 0
         for (x, y), (px, py) in zip(points, at, strict=True):
-            told = escape(f"{s.name}: {y_text(y)} at {tick_text(round(x, 4))} {x_label}")
+            where = f"{chart.x_text(round(x, 4))} {chart.x_label}"
+            told = escape(f"{s.name}: {chart.y_text(y)} at {where}")
             dot = (
                 f'<circle class="dot s{s.colour}" cx="{px:.1f}" cy="{py:.1f}" r="{radius}"/>'
                 if radius
@@ -175,11 +179,11 @@ def _y_axis(frame: _Frame, at: Sequence[float], text: Text) -> str:
     return "".join(body)
 
 
-def _x_axis(frame: _Frame, at: Sequence[float], label: str) -> str:
+def _x_axis(frame: _Frame, at: Sequence[float], label: str, x_text: Text = tick_text) -> str:
     floor = frame.floor
     body = [f'<line class="axis" x1="{LEFT}" x2="{frame.right}" y1="{floor}" y2="{floor}"/>']
     for tick in at:
-        text = escape(tick_text(tick))
+        text = escape(x_text(tick))
         body.append(f'<text x="{frame.x(tick):.1f}" y="{floor + 16}" text-anchor="middle">{text}</text>')
     middle = (LEFT + frame.right) / 2
     body.append(
