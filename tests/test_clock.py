@@ -34,3 +34,13 @@ def test_a_clock_that_is_none_is_refused_with_its_line() -> None:
         load_job({"clock": {"compute": "flop"}})
     with pytest.raises(JobError, match=r"clock\.changes is \[\[1, 2\]\], but must be"):
         load_job({"clock": {"changes": [[1, 2]]}})
+
+
+def test_watts_make_joules() -> None:
+    """Links take no time, so a task computes all the while."""
+    job = {"population": EQUAL, "model": "mlp", "stop": {"rounds": 1}, "clock": {"compute_watts": 1.5}}
+    *_, last = simulate(job, clock_only=True)
+    assert last.joules_used == pytest.approx(1.5 * last.device_secs_used, rel=1e-6)
+    assert last.device_secs_used > 0
+    *_, plain = simulate({**job, "clock": {}}, clock_only=True)
+    assert plain.joules_used is None and plain.joules_wasted_by_reason == {}

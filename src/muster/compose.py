@@ -28,6 +28,7 @@ from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment
 from muster.learn.trainer import Folding, Trainer
 from muster.sim.clock_only import ClockOnly
+from muster.sim.costs import Power
 from muster.sim.link import Flows, ServerLink
 from muster.sim.simulation import Outside, Simulation
 
@@ -131,7 +132,7 @@ def compose(
         passes=local.passes * local.repeats,
         looks=int(local.needs_loss),
     )
-    link = _server_link(job, world)
+    link, power = _server_link(job, world), _power(job)
     virtual = None if job.stop.virtual_secs is None else to_ns(job.stop.virtual_secs)
     if algorithm.select.foresees:
         population = replace(population, task_secs=world.expected_secs())
@@ -151,6 +152,7 @@ def compose(
             outside,
             surrogate=surrogate,
             link=link,
+            power=power,
             timeline=shown,
         )
         return Session(job, sim, None, spec, (), data.num_clients)
@@ -177,7 +179,7 @@ def compose(
     choices = (f"backend: {backend}" + (" (auto)" if asked == "auto" else ""), workers)
     plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial)
     draws = job.seed_of("selection")
-    sim = Simulation(algorithm, draws, world, plane, state, outside, link=link, timeline=shown)
+    sim = Simulation(algorithm, draws, world, plane, state, outside, link=link, power=power, timeline=shown)
     return Session(job, sim, plane, spec, choices, data.num_clients)
 
 
@@ -195,6 +197,12 @@ def _timeline(num_clients: int, job: Job) -> Ids:
     if num_clients <= job.track.timeline:
         return np.arange(num_clients)
     return np.sort(rng(job.seed, "timeline").choice(num_clients, job.track.timeline, replace=False))
+
+
+def _power(job: Job) -> Power | None:
+    """What devices draw, if the job says so."""
+    watts = job.clock.compute_watts, job.clock.link_watts
+    return None if watts == (None, None) else Power(watts[0] or 0.0, watts[1] or 0.0)
 
 
 def _server_link(job: Job, world: World) -> ServerLink | None:

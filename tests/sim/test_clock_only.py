@@ -68,7 +68,7 @@ def test_it_equals_the_training_run_in_all_but_losses(name):
     world = ToyWorld(loss=at_times(0.2))
     trained = Rig(small(name, over_commit=1.5, deadline_secs=12.0), world, limits=Limits(rounds=8)).run()
     plane = ClockOnly(toy_data().num_examples, Work(batch_size=2), 5, surrogate=False)
-    timed = list(simulation(trained.algorithm, world, plane, Limits(rounds=8)))
+    timed = list(simulation(trained.algorithm, world, plane, Limits(rounds=8), timeline=trained.sim.timeline))
     assert len(timed) == 9 and timed[-1].now_secs > 0
 
     def without_learning(record):

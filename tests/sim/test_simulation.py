@@ -13,7 +13,7 @@ from muster.core.record import Record, Span
 from muster.core.state import Limits, load_state, save_state
 from muster.core.tables import SECOND, TASK, Kind, Reason, rows
 from muster.devices.world import TIMING
-from muster.sim.costs import Ledger, spent_alone
+from muster.sim.costs import Ledger, Power, spent_alone
 from muster.sim.simulation import Outside, Simulation
 from worlds.plane import ToyPlane, lost_after, secs, simulation, timeless
 from worlds.world import ToyWorld
@@ -45,7 +45,7 @@ def test_what_a_task_has_cost_so_far(spent, down, up, used):
     task = rows(TASK, 1, sent_at=100 * SECOND)
     ledger = Ledger()
     ledger.charge(spent_alone(Legs(), task, 100 * SECOND + int(spent * SECOND)), Reason.LATE)
-    costs = ledger.columns()
+    costs = ledger.columns(None)
     assert (costs["down_bytes"], costs["up_bytes"], costs["device_secs_wasted"]) == (down, up, used)
     assert costs["device_secs_used"] == 0
 
@@ -53,10 +53,25 @@ def test_what_a_task_has_cost_so_far(spent, down, up, used):
 def test_costs_add_up_and_each_task_has_its_own_end():
     tasks, ledger = rows(TASK, 3, sent_at=[0, SECOND, 2 * SECOND]), Ledger()
     ledger.charge(spent_alone(Legs(), tasks, np.array([16, 3, 17]) * SECOND), None)
-    costs = ledger.columns()
+    costs = ledger.columns(None)
     # Spent: 16, 2 and 15 s; loaded all, half, all; sent all, nothing, half.
     assert (costs["device_secs_used"], costs["device_secs_wasted"]) == (33, 0)
     assert (costs["down_bytes"], costs["up_bytes"]) == (2_500, 750)
+
+
+def test_waste_by_reason_in_seconds_bytes_and_joules():
+    """2 W while computing, 3 W on the link. Up to 16, 3 and 15 s: 10, 0 and 10 s of computing."""
+    ledger, power = Ledger(), Power(compute=2.0, link=3.0)
+    tasks = rows(TASK, 3)
+    reasons = np.array([Reason.LATE, Reason.OFFLINE, Reason.LATE])
+    ledger.charge(spent_alone(Legs(), tasks, np.array([16, 3, 15]) * SECOND), reasons)
+    ledger.charge(spent_alone(Legs(), rows(TASK, 2), None), None)
+    costs = ledger.columns(power)
+    assert costs["wasted_by_reason"] == {"late": 31.0, "offline": 3.0}
+    assert costs["wasted_bytes_by_reason"] == {"late": 1_500 + 1_250, "offline": 750}
+    assert costs["joules_wasted_by_reason"] == {"late": 20 * 2 + 11 * 3, "offline": 3 * 3}
+    assert costs["joules_used"] == 2 * (10 * 2 + 6 * 3)
+    assert "joules_used" not in ledger.columns(None)
 
 
 def test_a_link_so_fast_that_it_takes_no_time_still_carries_the_bytes():

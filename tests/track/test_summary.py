@@ -18,12 +18,14 @@ RECORDS = [
         *(1, 10.0, 1.0, 2.0, {"accuracy": 0.7, "loss": 1.0}),
         num_sent=4, num_accepted=2, num_late=1, num_lost=1, up_bytes=20, down_bytes=40,
         device_secs_used=8.0, device_secs_wasted=2.0, clients=(3, 1),
-        wasted_by_reason={"late": 1.5, "offline": 0.5},
+        wasted_by_reason={"late": 1.5, "offline": 0.5}, wasted_bytes_by_reason={"late": 30},
+        joules_used=5.0, joules_wasted_by_reason={"late": 2.0, "offline": 1.0},
     ),
     Record(
         *(2, 30.0, 1.5, 1.0, {"accuracy": 0.6, "loss": 0.9}),
         num_sent=4, num_accepted=2, num_refused=1, num_discarded=1, up_bytes=30, down_bytes=40,
         device_secs_used=9.0, device_secs_wasted=1.0, clients=(0, 1), wasted_by_reason={"late": 1.0},
+        wasted_bytes_by_reason={"late": 7}, joules_used=6.0, joules_wasted_by_reason={"late": 4.0},
     ),
     Record(3, 45.0, 2.0, 0.5, num_sent=2, num_accepted=2, up_bytes=20, down_bytes=20, device_secs_used=5.0),
 ]  # fmt: skip
@@ -35,7 +37,8 @@ def summary_of(records, target=None, **changes):
 
 def test_the_keys_are_those_asked_for():
     data = summary_of(RECORDS).to_json()
-    assert set(data) == KEYS | {"why", "time_to_target_wall_secs", "wasted_by_reason"}
+    more = {"wasted_by_reason", "wasted_bytes_by_reason", "joules"}
+    assert set(data) == KEYS | {"why", "time_to_target_wall_secs"} | more
     assert set(data["num_tasks"]) == {"accepted", "late", "lost", "discarded", "refused"}
     assert set(data["device_secs"]) == {"used", "wasted"}
 
@@ -48,6 +51,8 @@ def test_totals_by_hand():
     assert (summary.up_bytes, summary.down_bytes) == (70, 100)
     assert summary.device_secs == {"used": 22.0, "wasted": 3.0}
     assert summary.wasted_by_reason == {"late": 2.5, "offline": 0.5}
+    assert summary.wasted_bytes_by_reason == {"late": 37}
+    assert summary.joules == {"used": 11.0, "wasted": 7.0}
     assert summary.metrics == {"accuracy": 0.6, "loss": 0.9}  # version 2 is the last evaluated
     assert summary.best == {
         "accuracy": {"value": 0.7, "version": 1},

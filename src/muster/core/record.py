@@ -60,6 +60,12 @@ class Record:
     """Seconds that clients spent on tasks that did not."""
     wasted_by_reason: Mapping[str, float] = field(default_factory=dict)
     """The same by why they did not: `dropped`, `offline`, `late`, `stale`, `abandoned`, `stopped`."""
+    wasted_bytes_by_reason: Mapping[str, int] = field(default_factory=dict)
+    """Bytes, both ways, of tasks that did not count, by why."""
+    joules_used: float | None = None
+    """Energy of tasks that counted, where the job says what devices draw (`clock.compute_watts`)."""
+    joules_wasted_by_reason: Mapping[str, float] = field(default_factory=dict)
+    """Energy of tasks that did not, by why."""
     clients: tuple[int, ...] = ()
     """Whose updates were folded, in the order in which they were accepted."""
     num_online: int | None = None
@@ -74,7 +80,8 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, one line of records.jsonl."""
-        plain = {"metrics": dict(self.metrics), "wasted_by_reason": dict(self.wasted_by_reason)}
+        mappings = ("metrics", "wasted_by_reason", "wasted_bytes_by_reason", "joules_wasted_by_reason")
+        plain = {name: dict(getattr(self, name)) for name in mappings}
         rows = {"clients": list(self.clients), "spans": [list(astuple(span)) for span in self.spans]}
         return {**vars(self), **plain, **rows}
 

@@ -52,12 +52,18 @@ class Clock(Part):
     as much as they can take."""
     server_up_kbps: float | None = None
     """The same for what clients send."""
+    compute_watts: float | None = None
+    """What a device draws while it trains; with `link_watts`, records count joules, used and wasted."""
+    link_watts: float | None = None
+    """What it draws while it loads or sends; one of the two alone: the other is 0."""
 
     def __post_init__(self) -> None:
         self.check_choice("compute", ("examples", "flops", "fedscale", "fedscale_lognormal"))
         self.check_number("jitter", at_least=0, at_most=3)
         self.check_number("server_down_kbps", above=0)
         self.check_number("server_up_kbps", above=0)
+        self.check_number("compute_watts", at_least=0)
+        self.check_number("link_watts", at_least=0)
         listed = self.changes
         if not isinstance(listed, (tuple, list)) or not all(_is_change(change) for change in listed):
             allowed = (

@@ -97,6 +97,35 @@ def _word(reason: int) -> str:
     return Reason(reason).name.lower()
 
 
+@dataclass(frozen=True)
+class Power:
+    """What a device draws while it works for us, in watts."""
+
+    compute: float
+    link: float
+
+
+@dataclass
+class Cost:
+    """What some tasks have taken."""
+
+    device_ns: int = 0
+    compute_ns: int = 0
+    num_bytes: int = 0
+    """Both ways."""
+
+    def add(self, spent: Table) -> None:
+        """Adds SPENT rows."""
+        self.device_ns += sum(spent["device"].tolist())  # of a large round they overflow 63 bits
+        self.compute_ns += sum(spent["compute"].tolist())
+        self.num_bytes += int(spent["down_bytes"].sum() + spent["up_bytes"].sum())
+
+    def joules(self, power: Power) -> float:
+        """Energy: computing, and the rest of the time on the link."""
+        rest = self.device_ns - self.compute_ns
+        return power.compute * to_secs(self.compute_ns) + power.link * to_secs(rest)
+
+
 @dataclass
 class Ledger:
     """What the version that is being made has cost so far."""
@@ -107,8 +136,8 @@ class Ledger:
     num_discarded: int = 0
     up_bytes: int = 0
     down_bytes: int = 0
-    device_ns_used: int = 0
-    device_ns_wasted: dict[int, int] = field(default_factory=dict)
+    used: Cost = field(default_factory=Cost)
+    wasted: dict[int, Cost] = field(default_factory=dict)
     """By Reason."""
 
     def charge(self, spent: Table, reason: int | Ids | None) -> None:
@@ -116,20 +145,26 @@ class Ledger:
         self.down_bytes += int(spent["down_bytes"].sum())
         self.up_bytes += int(spent["up_bytes"].sum())
         if reason is None:
-            self.device_ns_used += sum(spent["device"].tolist())  # a large round overflows 63 bits
+            self.used.add(spent)
             return
         of = np.broadcast_to(np.asarray(reason), len(spent))
         for why in np.unique(of).tolist():
-            if wasted := sum(spent["device"][of == why].tolist()):
-                self.device_ns_wasted[why] = self.device_ns_wasted.get(why, 0) + wasted
+            rows_of = spent[of == why]
+            if rows_of["device"].any():
+                self.wasted.setdefault(why, Cost()).add(rows_of)
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self, power: Power | None) -> dict[str, Any]:
         """The fields of a Record that are costs."""
         costs = dict(vars(self))
-        used, wasted = costs.pop("device_ns_used"), costs.pop("device_ns_wasted")
+        del costs["used"], costs["wasted"]
+        wasted = {_word(why): self.wasted[why] for why in sorted(self.wasted)}
+        if power is not None:
+            costs["joules_used"] = self.used.joules(power)
+            costs["joules_wasted_by_reason"] = {why: cost.joules(power) for why, cost in wasted.items()}
         return {
             **costs,
-            "device_secs_used": to_secs(used),
-            "device_secs_wasted": to_secs(sum(wasted.values())),
-            "wasted_by_reason": {_word(why): to_secs(wasted[why]) for why in sorted(wasted)},
+            "device_secs_used": to_secs(self.used.device_ns),
+            "device_secs_wasted": to_secs(sum(cost.device_ns for cost in wasted.values())),
+            "wasted_by_reason": {why: to_secs(cost.device_ns) for why, cost in wasted.items()},
+            "wasted_bytes_by_reason": {why: cost.num_bytes for why, cost in wasted.items()},
         }

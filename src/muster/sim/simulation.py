@@ -42,7 +42,7 @@ from muster.core.tables import (
 )
 from muster.track.summary import meets
 
-from .costs import Ledger, Timed, spans, spent_alone
+from .costs import Ledger, Power, Timed, spans, spent_alone
 from .link import ServerLink
 from .queue import LOST, Queue
 
@@ -104,6 +104,7 @@ class Simulation:
         wall_before: Wall seconds spent before a resume.
         surrogate: Mark the records: their losses come from a curve.
         link: What all tasks share of the server's link; None: it is never too narrow.
+        power: Of the devices; None: energy is not counted.
         timeline: Clients whose tasks are told one by one (Record.spans), ascending.
         log: Called with every table of events that is delivered; a replay needs no more.
 
@@ -118,6 +119,7 @@ class Simulation:
     wall_before: float = 0.0
     surrogate: bool = False
     link: ServerLink | None = None
+    power: Power | None = None
     timeline: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
     log: Callable[[Events], None] = field(default=lambda _: None)
     ended: Stop | None = field(default=None, init=False)
@@ -318,7 +320,7 @@ class Simulation:
             num_online=self.world.num_online(self.state.now_ns),
             spans=tuple(told),
             surrogate=self.surrogate,
-            **costs.columns(),
+            **costs.columns(self.power),
         )
 
 

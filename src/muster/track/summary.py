@@ -47,6 +47,10 @@ class Summary:
     time_to_target_wall_secs: float | None = None
     wasted_by_reason: Mapping[str, float] = field(default_factory=dict)
     """Device seconds of tasks that did not count, by why: `dropped`, `offline`, `late`, `stale` and so on."""
+    wasted_bytes_by_reason: Mapping[str, int] = field(default_factory=dict)
+    """Their bytes, both ways."""
+    joules: Mapping[str, float] = field(default_factory=dict)
+    """used and wasted, where the job says what devices draw; else empty."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; numbers that JSON does not know (NaN, infinity) become null."""
@@ -115,6 +119,8 @@ class Tally:
         self.down_bytes = 0
         self.device_secs = {"used": 0.0, "wasted": 0.0}
         self.wasted_by_reason: dict[str, float] = {}
+        self.wasted_bytes_by_reason: dict[str, int] = {}
+        self.joules: dict[str, float] = {}
         self.reached: tuple[float, float] | None = None
         """Virtual and wall seconds at which the target was first met."""
 
@@ -130,6 +136,12 @@ class Tally:
         self.device_secs["wasted"] += record.device_secs_wasted
         for reason, secs in record.wasted_by_reason.items():
             self.wasted_by_reason[reason] = self.wasted_by_reason.get(reason, 0.0) + secs
+        for reason, count in record.wasted_bytes_by_reason.items():
+            self.wasted_bytes_by_reason[reason] = self.wasted_bytes_by_reason.get(reason, 0) + count
+        if record.joules_used is not None:
+            wasted = sum(record.joules_wasted_by_reason.values())
+            for name, joules in (("used", record.joules_used), ("wasted", wasted)):
+                self.joules[name] = self.joules.get(name, 0.0) + joules
         if not record.metrics:
             return
         self.metrics = dict(record.metrics)
@@ -179,4 +191,6 @@ class Tally:
             why=why,
             time_to_target_wall_secs=reached[1],
             wasted_by_reason=dict(self.wasted_by_reason),
+            wasted_bytes_by_reason=dict(self.wasted_bytes_by_reason),
+            joules=dict(self.joules),
         )
