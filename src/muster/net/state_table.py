@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Mapping
 
+from muster.algorithms.esync_rule import more_steps, slowest
 from muster.core.errors import UserError
 
 from .state_messages import MAX_WORKERS, Action, Status
@@ -179,19 +180,11 @@ def _decided(table: Table, row: Row, rules: Rules, now_ns: int) -> Answer:
     if row.iteration >= rules.max_steps:
         return sync
     waited_for = [r for r in table.rows.values() if r.alive and r.counts_from <= row.round >= r.round]
-    if not waited_for:  # a newcomer whom nobody waits for, and who has nobody to wait for
+    straggler = slowest(waited_for)
+    if straggler is None:  # a newcomer whom nobody waits for, and who has nobody to wait for
         return sync if row.iteration else train(1)
-    # Ties go to the lowest rank. Whoever has not said how fast it is might be the slowest.
-    slowest = max(waited_for, key=lambda r: (r.compute_ns == 0, r.delay_ns, -r.rank))
-    if slowest.rank == row.rank:
-        return sync if row.iteration else train(1)
-    if slowest.compute_ns == 0 or not slowest.entered or slowest.round < row.round:
-        return train(1)
-    left = slowest.stamp_ns + slowest.delay_ns - int(rules.margin_secs * NS) - now_ns - row.send_ns
-    fits = left // row.compute_ns if row.compute_ns else 1  # equations 2 and 3: equality trains
-    if row.iteration and (slowest.iteration or slowest.synced or fits < 1):
-        return sync
-    return train(1 if slowest.iteration else fits)
+    steps = more_steps(row, straggler, now_ns, int(rules.margin_secs * NS))
+    return train(steps) if steps else sync
 
 
 def _newcomer(table: Table, old: Row | None, status: Status, now_ns: int) -> Row:
