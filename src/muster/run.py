@@ -26,6 +26,7 @@ from muster.job.names import label
 from muster.learn.plane import load_moment, save_moment
 from muster.sim.clock_only import ClockOnly
 from muster.sim.link import load_flows, save_flows
+from muster.track.boards import boards
 from muster.track.console import make_console
 from muster.track.folder import JOB, TRACEBACK, RunFolder, next_free, write_whole
 from muster.track.folder_sink import FolderSink
@@ -149,9 +150,14 @@ def resume(path: Path, *, json: bool = False) -> dict[str, Any]:
 
 def _drive(session: Session, folder: RunFolder, console: Sink, plan: RunPlan, tally: Tally) -> dict[str, Any]:
     """Runs to the end, or to an interrupt: records, checkpoints, the model and the summary."""
-    job, sinks = session.job, (console, FolderSink(folder, console.say))
-    for sink in sinks:
-        sink.begin(plan)
+    job = session.job
+    sinks = (console, FolderSink(folder, console.say), *boards(job.track.sinks, console.say))
+    try:
+        for sink in sinks:
+            sink.begin(plan)
+    except BaseException:
+        session.close()
+        raise
     boundary, saved = session.mark(), session.sim.state.version
     interrupted = False
     try:

@@ -84,6 +84,9 @@ class Track(Part):
     timeline: int = 200
     """Clients, drawn by the seed, whose tasks are recorded one by one, for the report's timeline."""
 
+    sinks: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Who else is told of each version: TensorBoard, Weights & Biases (offline unless WANDB_MODE says)."""
+
     def __post_init__(self) -> None:
         self.check_number("evaluate_every", at_least=1)
         self.check_number("checkpoint_every", at_least=1)
