@@ -37,8 +37,9 @@ def test_multi_krum_averages_all_but_the_liars():
 
 
 def test_the_whole_vector_counts():
-    # In the first coordinate the third stands alone, in the second it is close; 25 decides.
-    assert folded(Krum(num_liars=0), (0, 9), (1, 0), (6, 0), (2, 0)) == [1.0, 0.0]
+    # By the first coordinate alone it would be (1, 0), with (0, 9) and (2, 0) beside it: 1 + 1. Over the
+    # whole vector it is (2, 0): 1 + 16 against 1 + 25.
+    assert folded(Krum(num_liars=0), (0, 9), (1, 0), (6, 0), (2, 0)) == [2.0, 0.0]
 
 
 def test_of_equals_the_lowest_ticket_is_taken():

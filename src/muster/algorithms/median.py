@@ -9,38 +9,20 @@ Statistical Rates. ICML 2018, arXiv:1803.01498, option I of algorithm 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 from array_api_compat import array_namespace
 
-from muster.core.algorithm import Algorithm, Array, Combine
-from muster.core.population import Population
-from muster.core.tables import Table
+from muster.core.algorithm import Algorithm, Array
 
 from .fedavg import fedavg
+from .together import Floats, Together
 
 
 @dataclass(frozen=True)
-class Median(Combine):
+class Median(Together):
     """The median of each coordinate; every client counts as one."""
 
-    needs_all: ClassVar[bool] = True
-
-    def max_weight(self, population: Population) -> float:
-        """1."""
-        return 1.0
-
-    def weights(self, reports: Table) -> npt.NDArray[np.float64]:
-        """1 each."""
-        return np.ones(len(reports))
-
-    def divisors(self, reports: Table) -> npt.NDArray[np.float64]:
-        """1 each."""
-        return np.ones(len(reports))
-
-    def fold(self, updates: Array, related: npt.NDArray[np.float64]) -> Array:
+    def fold(self, updates: Array, related: Floats) -> Array:
         """The middle of each column."""
         xp = array_namespace(updates)
         ordered, count = xp.sort(updates, axis=0), updates.shape[0]

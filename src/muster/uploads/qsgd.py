@@ -45,7 +45,7 @@ class QSGD(Compress):
         level = np.minimum(low + (rng.random(len(vector)) < share - low), self.levels).astype(np.uint16)
         codes = level << 1 | (vector < 0)
         bits = codes[:, None] >> np.arange(self.width, dtype=np.uint16) & 1
-        return norm.astype("<f4").tobytes() + np.packbits(bits.astype(np.uint8)).tobytes()
+        return bytes(norm.astype("<f4").tobytes() + np.packbits(bits.astype(np.uint8)).tobytes())
 
     def decode(self, data: bytes, size: int) -> Vector:
         """‖v‖ sgn l / s."""

@@ -41,12 +41,11 @@ class Quantise(Compress):
         steps = vector / np.float64(scale) if scale > 0 else np.zeros(len(vector))
         low = np.floor(steps)
         whole = low + (rng.random(len(vector)) < steps - low)
-        return (
-            scale.astype("<f4").tobytes()
-            + np.clip(whole, -most, most).astype(f"<i{self.bits // 8}").tobytes()
-        )
+        codes = np.clip(whole, -most, most).astype(f"<i{self.bits // 8}")
+        return bytes(scale.astype("<f4").tobytes() + codes.tobytes())
 
     def decode(self, data: bytes, size: int) -> Vector:
         """scale · q."""
         scale = np.frombuffer(data, "<f4", 1)[0]
-        return np.frombuffer(data, f"<i{self.bits // 8}", size, 4).astype(np.float32) * scale
+        whole = np.frombuffer(data, f"<i{self.bits // 8}", size, 4)
+        return np.asarray(whole.astype(np.float32) * scale, np.float32)

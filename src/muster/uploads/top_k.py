@@ -44,7 +44,7 @@ class TopK(Compress):
         least = np.partition(length, len(vector) - count)[len(vector) - count]
         above, equal = np.flatnonzero(length > least), np.flatnonzero(length == least)
         places = np.sort(np.concatenate([above, equal[: count - len(above)]]))
-        return places.astype("<u4").tobytes() + vector[places].astype("<f4").tobytes()
+        return bytes(places.astype("<u4").tobytes() + vector[places].astype("<f4").tobytes())
 
     def decode(self, data: bytes, size: int) -> Vector:
         """Zero where nothing was sent."""
