@@ -23,7 +23,7 @@ from muster.data.store import prepare
 from muster.devices.world import World
 from muster.job import Job, check_population
 from muster.learn.crew import Automatic, Crew, Inline, Pool, Recipe
-from muster.learn.learners import choose_backend, make_learner
+from muster.learn.learners import choose_engine, make_learner
 from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment
 from muster.learn.trainer import Folding, Trainer
@@ -112,9 +112,10 @@ def compose(
     data = prepare(job.data, job.seed_of("data"))
     check_population(job, data.num_clients)
     population = draw_population(job, np.asarray(data.num_examples))
-    asked = job.engine.backend
-    backend = choose_backend(asked, job.model)
-    job = replace(job, engine=replace(job.engine, backend=backend))
+    asked = job.engine
+    engine = choose_engine(asked.backend, asked.mode, asked.chunk, job.model, data.facts, job.algorithm.local)
+    backend, chunk = engine.backend, engine.chunk if engine.mode == "cohort" else 0
+    job = replace(job, engine=replace(asked, backend=backend, mode=engine.mode, chunk=engine.chunk))
     algorithm, local = job.algorithm.fitted(), job.algorithm.local
     work = local.work(job.train)
     learner = make_learner(backend, job.model, job.task, data.facts, local, work)
@@ -165,18 +166,18 @@ def compose(
         local,
         str(clients.folder / SPILL) if algorithm.combine.needs_all else None,
     )
-    recipe = Recipe(backend, job.model, job.task, local, work, folding, str(data.path))
+    recipe = Recipe(backend, job.model, job.task, local, work, folding, str(data.path), chunk)
     initial = learner.initial(job.seed_of("model"))
     size = len(local.up) * spec.size
 
     def inline() -> Inline:
-        return Inline(Trainer(learner, data, folding, FixedPointSum(size, folding.scale)))
+        return Inline(Trainer(learner, data, folding, FixedPointSum(size, folding.scale), chunk))
 
     def pool(num_workers: int) -> Pool:
         return Pool(recipe, num_workers, size, len(data.test))
 
     crew, workers = _crew(job, inline, pool, max_workers, say)
-    choices = (f"backend: {backend}" + (" (auto)" if asked == "auto" else ""), workers)
+    choices = (f"backend: {backend}" + (" (auto)" if asked.backend == "auto" else ""), engine.why, workers)
     plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial)
     draws = job.seed_of("selection")
     sim = Simulation(algorithm, draws, world, plane, state, outside, link=link, power=power, timeline=shown)

@@ -17,8 +17,15 @@ from .params import Vector
 LIMIT = 1024.0
 """The largest |Δ| of one coordinate that an update may have; beyond it the update is refused."""
 
-BLOCK = 16384
-"""Elements per pass: the four temporaries of a block stay in the second-level cache."""
+BLOCK = 32768
+"""Elements per pass: what a pass leaves is still in the second-level cache for the next."""
+
+MAGIC = 1.5 * 2.0**52
+"""A float64 between 2^52 and 2^53: numbers that are added to it lose their fractions."""
+MAGIC_BITS = 0x4338 << 48
+"""The same as an integer of its bits: a whole number n added to the float adds n to them."""
+SAFE = 2.0**51
+"""What may be added to MAGIC without leaving the interval."""
 
 
 def scale_for(cohort: int) -> int:
@@ -42,24 +49,36 @@ class FixedPointSum:
         self.scale = scale
         self.total = np.zeros(size, np.int64) if out is None else out
         self.total[:] = 0
-        self._real = np.empty(min(BLOCK, size), np.float64)
-        self._whole = np.empty(min(BLOCK, size), np.int64)
 
     def clear(self) -> None:
         """Starts again from zero."""
         self.total[:] = 0
 
-    def add(self, vector: Vector, weight: float) -> None:
-        """Adds weight * vector. The caller has checked that |vector| <= LIMIT and 0 <= weight <= 1."""
-        factor = weight * 2.0**self.scale
-        for start in range(0, len(vector), BLOCK):
-            part = vector[start : start + BLOCK]
-            real, whole = self._real[: len(part)], self._whole[: len(part)]
-            np.copyto(real, part)  # first: a float32 product would be rounded to float32
-            real *= factor
-            np.rint(real, out=real)
-            np.copyto(whole, real, casting="unsafe")
-            self.total[start : start + BLOCK] += whole
+    def add(self, vector: Vector, weight: float, largest: float = LIMIT) -> None:
+        """Adds weight * vector. The caller has checked that |vector| <= largest and 0 <= weight <= 1."""
+        self.add_all(vector[None], np.array([weight]), largest)
+
+    def add_all(
+        self, vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64], largest: float = LIMIT
+    ) -> None:
+        """Adds weights[k] * vectors[k], f64[K] and f32[K, size]: what one `add` after another does."""
+        factors = (weights * 2.0**self.scale)[:, None]
+        taken = np.array([len(vectors) * MAGIC_BITS % 2**64], np.uint64).view(np.int64)
+        small = float(factors.max(initial=0.0)) * largest < SAFE
+        width = max(BLOCK // max(len(vectors), 1), 1)
+        real = np.empty((len(vectors), min(width, len(self.total))), np.float64)
+        for start in range(0, len(self.total), width):
+            part = vectors[:, start : start + width]
+            block, total = real[:, : part.shape[1]], self.total[start : start + width]
+            np.copyto(block, part)  # first: a float32 product would be rounded to float32
+            block *= factors
+            if small:
+                block += MAGIC  # its last bit is worth 1: the sum is rounded to a whole number, to even
+                whole = block.view(np.int64)
+                total += whole.sum(0) if len(whole) > 1 else whole[0]  # overflow wraps, and is taken back
+                total -= taken
+            else:
+                total += np.rint(block, out=block).astype(np.int64).sum(0)
 
     def merge(self, other: npt.NDArray[np.int64]) -> None:
         """Adds another worker's partial sum, i64[size]."""

@@ -58,6 +58,21 @@ class Work(Part):
         batch = num_examples if self.batch_size == 0 else self.batch_size
         return np.asarray(whole * num_examples + np.minimum(rest * batch, num_examples), np.int64)
 
+    def shuffles(
+        self, num_examples: int, rng: np.random.Generator, asked: int = 0
+    ) -> Iterator[npt.NDArray[np.int64]]:
+        """Yields the order in which each pass goes through the examples; the last may end early.
+
+        `asked` is the number of steps if the task has one of its own (TASK's `steps`), else 0.
+        """
+        size = self.batch_size or max(num_examples, 1)
+        a_pass = -(-num_examples // size)
+        left = asked or (self.epochs * a_pass if self.steps is None else self.steps)
+        while left > 0 and num_examples > 0:
+            order = rng.permutation(num_examples)
+            yield order if left >= a_pass else order[: left * size]
+            left -= a_pass
+
     def batches(
         self, num_examples: int, rng: np.random.Generator, asked: int = 0
     ) -> Iterator[npt.NDArray[np.int64]]:
@@ -65,12 +80,7 @@ class Work(Part):
 
         `asked` is the number of steps if the task has one of its own (TASK's `steps`), else 0.
         """
-        left = int(self.num_steps(np.asarray([num_examples]), asked)[0])
         size = self.batch_size or max(num_examples, 1)
-        while left > 0:
-            order = rng.permutation(num_examples)
-            for start in range(0, num_examples, size):
+        for order in self.shuffles(num_examples, rng, asked):
+            for start in range(0, len(order), size):
                 yield order[start : start + size]
-                left -= 1
-                if left == 0:
-                    return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -51,6 +53,7 @@ class FederatedData:
         self._offsets = arrays["offsets"]
         self.num_examples: npt.NDArray[np.int32] = np.diff(self._offsets).astype(np.int32)
         self.num_examples.flags.writeable = False
+        self._example_bytes = sum(a.dtype.itemsize * prod(a.shape[1:]) for a in (arrays["x"], arrays["y"]))
         self._handed_out = 0
 
     @property
@@ -67,15 +70,23 @@ class FederatedData:
         Raises:
             IndexError: `i` is not in 0..num_clients-1.
         """
-        if not 0 <= i < self.num_clients:
-            raise IndexError(f"client {i} does not exist; there are {self.num_clients}")
-        examples = self._train.slice(int(self._offsets[i]), int(self._offsets[i + 1]))
-        self._handed_out += examples.x.nbytes + examples.y.nbytes
+        every, (own,) = self.clients([i])
+        return every.slice(own.start, own.stop)
+
+    def clients(self, ids: Sequence[int]) -> tuple[Examples, list[slice]]:
+        """The training examples of all clients, and where those of `ids` lie; see `client`."""
+        owned = []
+        for i in ids:
+            if not 0 <= i < self.num_clients:
+                raise IndexError(f"client {i} does not exist; there are {self.num_clients}")
+            owned.append(slice(int(self._offsets[i]), int(self._offsets[i + 1])))
+        handed_out = sum(own.stop - own.start for own in owned) * self._example_bytes
+        self._handed_out += handed_out
         if self._handed_out > RESIDENT_BYTES:
-            self._handed_out = examples.x.nbytes + examples.y.nbytes
+            self._handed_out = handed_out
             for array in (self._train.x, self._train.y):
                 _give_back(array)
-        return examples
+        return self._train, owned
 
     @classmethod
     def open(cls, path: Path, verify: bool = False) -> FederatedData:

@@ -19,19 +19,25 @@ from muster.tasks.task import Task
 
 @dataclass(frozen=True)
 class Engine(Part):
-    """What computes: the ML framework and how many processes."""
+    """What computes: the ML framework, what trains together, and how many processes."""
 
     backend: Literal["auto", "torch", "numpy"] = "auto"
-    """`auto` takes torch where it is installed and the model has it, else numpy."""
+    """`auto` takes numpy for cohorts; else torch where it is installed and the model has it, else numpy."""
+    mode: Literal["auto", "sequential", "cohort"] = "auto"
+    """One client after another, or many as one tensor program. `auto` takes cohorts for dense models of which
+    many fit into the processor's cache, if the local rule is one for clients side by side."""
+    chunk: int | Literal["auto"] = "auto"
+    """Clients of a cohort that train together; `auto` goes by the size of the model."""
     workers: int | Literal["auto"] = "auto"
     """Processes that train clients side by side; the result is the same for any number of them."""
 
     def __post_init__(self) -> None:
         self.check_choice("backend", ("auto", "torch", "numpy"))
-        if self.workers != "auto" and (
-            isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1
-        ):
-            raise FieldError("engine", "workers", self.workers, "an integer at least 1 or auto")
+        self.check_choice("mode", ("auto", "sequential", "cohort"))
+        for name in ("chunk", "workers"):
+            value = getattr(self, name)
+            if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise FieldError("engine", name, value, "an integer at least 1 or auto")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from muster.core.params import Vector
 from muster.core.part import dumps, loads
 from muster.core.store import decode, encode
 from muster.core.sums import FixedPointSum
-from muster.core.tables import REPORT, TASK, Table, rows
+from muster.core.tables import REPORT, TASK, Ids, Table, rows
 from muster.data.federated import FederatedData
 
 from .learner import Sent
@@ -62,22 +62,26 @@ class Recipe:
     folding: Folding
     data: str
     """Path of the prepared data."""
+    chunk: int = 0
+    """How many clients train together; 0: one after another."""
 
     def trainer(self, total: Any = None) -> Trainer:
         """A trainer of its own, summing into `total` (i64[U · size]) if it is given."""
         data = FederatedData.open(Path(self.data))
         learner = make_learner(self.backend, self.model, self.task, data.facts, self.local, self.work)
         size = len(self.local.up) * learner.spec.size
-        return Trainer(learner, data, self.folding, FixedPointSum(size, self.folding.scale, total))
+        total = FixedPointSum(size, self.folding.scale, total)
+        return Trainer(learner, data, self.folding, total, self.chunk)
 
 
 class Crew(Protocol):
     """Trains tasks and adds up their updates."""
 
     def train(
-        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Sent], kept: Kept, now: Sent
+        self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
-        """Trains TASK rows, no client twice; returns REPORT rows in their order, and new states.
+        """Trains TASK rows, no client twice and the longest first; returns REPORT rows in their order, and
+        new states.
 
         `sent` is what travelled with each version, `now` what the combination's rule may look at.
         """
@@ -111,10 +115,18 @@ class Inline:
         self._trainer = trainer
 
     def train(
-        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Sent], kept: Kept, now: Sent
+        self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
-        """One task after another."""
-        return _train_chunk(self._trainer, tasks, staleness, sent, kept, now)
+        """One task after another, or one chunk."""
+        reports = rows(REPORT, len(tasks))
+        states: dict[int, bytes] = {}
+        for chunk in _chunks(len(tasks), self._trainer.chunk or len(tasks)):
+            part = tasks[chunk]
+            reports[chunk], new = _train_chunk(
+                self._trainer, part, staleness[chunk], sent, _of(kept, part), now
+            )
+            states |= new
+        return reports, states
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """One span of test examples after another."""
@@ -137,14 +149,29 @@ class Inline:
         """Nothing to end."""
 
 
+def _chunks(count: int, size: int) -> list[slice]:
+    """Tasks in chunks of `size`; they come with those that take most steps first."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, max(size, 1))]
+
+
+def _of(kept: Kept, tasks: Table) -> Kept:
+    """What the clients of these tasks have kept."""
+    if not kept:
+        return kept
+    return {client: kept[client] for client in tasks["client"].tolist() if client in kept}
+
+
 def _train_chunk(
-    trainer: Trainer, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Sent], kept: Kept, now: Sent
+    trainer: Trainer, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
 ) -> tuple[Table, dict[int, bytes]]:
+    if trainer.chunk > 0:
+        before = {client: decode(state) for client, state in kept.items()}
+        return trainer.train_together(tasks, staleness, sent, before, now)
     reports, states = rows(REPORT, len(tasks)), {}
     for i, task in enumerate(tasks):
         client = int(task["client"])
-        before = decode(kept[client]) if client in kept else None
-        report, after = trainer.train(task, int(staleness[i]), sent[int(task["version"])], before, now)
+        mine = decode(kept[client]) if client in kept else None
+        report, after = trainer.train(task, int(staleness[i]), sent[int(task["version"])], mine, now)
         reports[i] = report[0]
         if after is not None:
             states[client] = after
@@ -183,6 +210,7 @@ class Pool:
 
     def __init__(self, recipe: Recipe, num_workers: int, size: int, num_tests: int) -> None:
         self._size, self._scale, self._num_tests = size, recipe.folding.scale, num_tests
+        self._chunk_size = recipe.chunk
         self._shared: dict[str, tuple[SharedMemory, Described]] = {}
         self._sums = [SharedMemory(create=True, size=8 * size) for _ in range(num_workers)]
         self._merged = FixedPointSum(size, self._scale)
@@ -208,7 +236,7 @@ class Pool:
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
     def train(
-        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Sent], kept: Kept, now: Sent
+        self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """Hands out chunks to whoever is free; which worker trains what changes no bit."""
         for version, vectors in sent.items():
@@ -216,8 +244,8 @@ class Pool:
                 self._publish(f"{version}/{name}", vector)
         for name, vector in now.items():
             self._publish(f"{NOW}/{name}", vector)
-        size = max(1, math.ceil(len(tasks) / (8 * len(self._pipes))))
-        chunks = [slice(i, min(i + size, len(tasks))) for i in range(0, len(tasks), size)]
+        size = self._chunk_size or math.ceil(len(tasks) / (8 * len(self._pipes)))
+        chunks = _chunks(len(tasks), size)
         messages = (self._chunk(tasks[chunk], staleness[chunk], kept) for chunk in chunks)
         reports = rows(REPORT, len(tasks))
         states: dict[int, bytes] = {}
@@ -268,13 +296,12 @@ class Pool:
 
     def _chunk(self, tasks: Table, staleness: Any, kept: Kept) -> dict[str, Any]:
         """The message that has a worker train `tasks`."""
-        ids = set(tasks["client"].tolist())
         wanted = {NOW, *(str(version) for version in np.unique(tasks["version"]).tolist())}
         return {
             "tasks": np.ascontiguousarray(tasks).view(np.uint8),
             "staleness": np.asarray(staleness, np.int64),
             "shared": {k: told for k, (_, told) in self._shared.items() if k.partition("/")[0] in wanted},
-            **{f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in kept.items() if c in ids},
+            **{f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in _of(kept, tasks).items()},
         }
 
     def _receive(self, worker: int, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -362,7 +389,7 @@ def _work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> Non
                 }
             else:
                 kept = {int(k[5:]): v.tobytes() for k, v in message.items() if k.startswith("kept.")}
-                tasks, late = message["tasks"].view(TASK), message["staleness"].tolist()
+                tasks, late = message["tasks"].view(TASK), message["staleness"]
                 sent = {int(v): _within(arrays, str(v)) for v in np.unique(tasks["version"])}
                 reports, states = _train_chunk(trainer, tasks, late, sent, kept, _within(arrays, NOW))
                 del sent
@@ -405,7 +432,7 @@ class Automatic:
         self._spent = 0.0
 
     def train(
-        self, tasks: Table, staleness: Sequence[int], sent: Mapping[int, Sent], kept: Kept, now: Sent
+        self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """Trains with whoever is there."""
         begin = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Protocol, TypeAlias
+from typing import Any, Mapping, Protocol, Sequence, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ from muster.core.params import ParamSpec, Vector
 
 Sent: TypeAlias = Mapping[str, Vector]
 Matrix: TypeAlias = npt.NDArray[np.float32]
+Stack: TypeAlias = npt.NDArray[np.float32]
+"""A matrix for each client of a cohort."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,16 @@ class Trained:
     """Mean of the squared loss over the same examples."""
     kept: Mapping[str, Any] | None = None
     """The client's lasting state after this task; None if it stays as it was."""
+
+
+@dataclass(frozen=True)
+class Together:
+    """What the training of K clients measured, a row each; see `Trained`."""
+
+    num_steps: npt.NDArray[np.int64]
+    loss: npt.NDArray[np.float64]
+    loss_sq_mean: npt.NDArray[np.float64]
+    kept: Sequence[Mapping[str, Any] | None]
 
 
 class Learner(Protocol):
@@ -65,4 +77,32 @@ class Learner(Protocol):
 
     def evaluate(self, params: Vector, examples: Examples) -> dict[str, float]:
         """Means over all `examples`: `loss`, `accuracy`, ... of the model `params`."""
+        ...
+
+
+class CohortLearner(Learner, Protocol):
+    """A learner that can train many clients as one program."""
+
+    def train_together(
+        self,
+        sent: Sent,
+        examples: Examples,
+        owned: Sequence[slice],
+        rngs: Sequence[np.random.Generator],
+        up: Stack,
+        kept: Sequence[Mapping[str, Any] | None],
+        steps: npt.NDArray[np.int64],
+    ) -> Together:
+        """Trains K clients, each of which gets what `train` gives it alone, to rounding.
+
+        Args:
+            sent: As in `train`, a row for each client: f32[K, size] and f32[K, trained]. It is not changed.
+            examples: Of all clients of the data set.
+            owned: Which of them are each client's.
+            rngs: Each client's only randomness.
+            up: What goes up, f32[K, U, size].
+            kept: Each client's lasting state.
+            steps: i64[K], as in `train`.
+
+        """
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
@@ -9,9 +10,11 @@ from muster.core.algorithm import Local
 from muster.core.errors import UserError, nearest
 from muster.core.examples import Facts
 from muster.core.work import Work
+from muster.models.dense import Dense
 from muster.models.model import Model
 from muster.tasks.task import Task
 
+from .cohort import chunk_for, side_by_side
 from .learner import Learner
 
 ASKED = ("auto", "torch", "numpy")
@@ -39,6 +42,53 @@ def choose_backend(asked: str, model: Model) -> Literal["torch", "numpy"]:
     if asked == "torch" and not installed:
         raise UserError(f"model {name} needs torch, which is not installed: pip install 'muster-fl[torch]'")
     return "torch" if asked == "torch" else "numpy"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How clients are trained: it is written to the job, because it may change bits."""
+
+    backend: Literal["torch", "numpy"]
+    mode: Literal["sequential", "cohort"]
+    chunk: int
+    """Clients that train together; 1 one after another."""
+    why: str
+
+
+def choose_engine(
+    backend: str, mode: str, chunk: int | Literal["auto"], model: Model, facts: Facts, local: Local
+) -> Choice:
+    """The engine, from the model and the rule alone: never from timing.
+
+    `auto` trains cohorts, in NumPy, where the model is dense and so small that several fit into the
+    cache, and the local rule is one for many clients side by side.
+
+    Raises:
+        UserError: What is asked for does not go together.
+    """
+    many = (
+        chunk
+        if chunk != "auto"
+        else chunk_for(model.spec(facts).num_bytes)
+        if isinstance(model, Dense)
+        else 1
+    )
+    able = isinstance(model, Dense) and backend in ("auto", "numpy")
+    if mode == "cohort" and not able:
+        raise UserError(
+            f"engine.mode cohort trains logistic and mlp with backend numpy; found {model.part_name()} with "
+            f"backend {backend}; use engine.mode sequential"
+        )
+    if mode == "cohort" and not side_by_side(local):
+        rule = local.part_name()
+        raise UserError(
+            f"engine.mode cohort needs a local rule that works on rows of clients; {rule} does not"
+        )
+    if mode == "cohort" or (mode == "auto" and able and many > 1 and side_by_side(local)):
+        said = "" if mode == "cohort" else " (auto: a dense model of which many fit into the cache)"
+        return Choice("numpy", "cohort", max(many, 1), f"engine: cohorts of {many} clients{said}")
+    why = "" if mode == "sequential" else " (auto)"
+    return Choice(choose_backend(backend, model), "sequential", 1, f"engine: one client after another{why}")
 
 
 def make_learner(backend: str, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> Learner:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,15 @@ from muster.models.model import Model
 from muster.tasks.task import Task
 
 from .client import ArrayModel, ClientData, OwnClient, run_client
+from .cohort import descend_together
 from .descent import descend, to_arrays
-from .learner import Matrix, Sent, Trained
+from .learner import Matrix, Sent, Stack, Together, Trained
 
 EVALUATION_BATCH = 500
 """Examples that go through the model at once in evaluation: it bounds the memory."""
+
+Layers: TypeAlias = list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
+"""Weight and bias of each layer."""
 
 
 class NumpyLearner:
@@ -45,11 +49,10 @@ class NumpyLearner:
             )
         self._model, self._task, self._facts, self._local, self._work = model, task, facts, local, work
         self.spec = model.spec(facts)
+        self._names = [(f"dense{i}.weight", f"dense{i}.bias") for i in range(len(model.layers(facts)))]
         self._params, self._gradient = self.spec.zeros(), self.spec.zeros()
-        names = [(f"dense{i}.weight", f"dense{i}.bias") for i in range(len(model.layers(facts)))]
-        params, gradients = self.spec.views(self._params), self.spec.views(self._gradient)
-        self._layers = [(params[weight], params[bias]) for weight, bias in names]
-        self._slopes = [(gradients[weight], gradients[bias]) for weight, bias in names]
+        self._stacks: tuple[Matrix, ...] = (self._params[None], self._gradient[None])
+        self._layers, self._slopes = self._views(self._params), self._views(self._gradient)
         self._blas = ThreadpoolController()
 
     def initial(self, seed: int) -> Vector:
@@ -77,7 +80,9 @@ class NumpyLearner:
             return Trained(0, 0.0, 0.0)
 
         def backward(index: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-            return self._backward(*self._task.batch(self._facts, examples, index))
+            inputs, targets = self._task.batch(self._facts, examples, index)
+            real = np.array(len(index))
+            return self._backward(inputs.reshape(len(index), -1), targets, self._layers, self._slopes, real)
 
         np.copyto(self._params, sent["model"])
         # training that diverges is no warning here: the gate refuses an update that is not finite
@@ -90,6 +95,89 @@ class NumpyLearner:
         mine = to_arrays(state) if local.keeps else None
         return Trained(len(batches), float(every.mean()), float(np.square(every).mean()), mine)
 
+    def train_together(
+        self,
+        sent: Sent,
+        examples: Examples,
+        owned: Sequence[slice],
+        rngs: Sequence[np.random.Generator],
+        up: Stack,
+        kept: Sequence[Mapping[str, Any] | None],
+        steps: npt.NDArray[np.int64],
+    ) -> Together:
+        """Trains K clients as one program; see `CohortLearner`. Clients without examples train nothing."""
+        sizes = np.array([own.stop - own.start for own in owned], np.int64)
+        counts = self._work.num_steps(sizes, steps.astype(np.int32))
+        order = np.argsort(-counts, kind="stable")
+        order = order[counts[order] > 0]
+        lasting: list[Mapping[str, Any] | None] = [None] * len(owned)
+        means, squares = np.zeros(len(owned)), np.zeros(len(owned))
+        if len(order) < len(owned):
+            up[counts == 0] = 0
+        if not len(order):
+            return Together(counts, means, squares, lasting)
+        where = slice(len(order)) if (order == np.arange(len(order))).all() else order  # views, if it may be
+        local, received = self._local, {name: vector[where] for name, vector in sent.items()}
+        index, filled = self._schedule(owned, rngs, steps, counts, order)
+        params, gradient = self._room(len(order))
+        np.copyto(params, received["model"])
+        views: dict[int, tuple[Layers, Layers]] = {}
+
+        def backward(number: int, live: int) -> npt.NDArray[Any]:
+            chosen, real = index[:live, number], filled[:live, number]
+            inputs, targets = self._task.batch(self._facts, examples, chosen.reshape(-1))
+            shape = chosen.shape
+            inputs, targets = inputs.reshape(*shape, -1), targets.reshape(shape)
+            if live not in views:
+                views[live] = self._views(params[:live]), self._views(gradient[:live])
+            return self._backward(inputs, targets, *views[live], real)
+
+        with self._blas.limit(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
+            before = [kept[i] for i in order.tolist()]
+            ups, state, losses = descend_together(
+                local, params, gradient, received, before, counts[order], backward
+            )
+            up[where, 0] = params - received["model"]
+        for row, name in enumerate(local.up[1:], start=1):
+            up[where, row] = ups[name]
+        means[where], squares[where] = _means(losses, filled)
+        if local.keeps:
+            for place, i in enumerate(order.tolist()):
+                lasting[i] = to_arrays({name: vectors[place] for name, vectors in state.items()})
+        return Together(counts, means, squares, lasting)
+
+    def _room(self, count: int) -> tuple[Matrix, Matrix]:
+        """Parameters and gradients of so many clients, f32[count, size]; padding between entries is 0."""
+        if len(self._stacks[0]) < count:
+            self._stacks = tuple(np.zeros((count, self.spec.size), np.float32) for _ in range(2))
+        params, gradient = self._stacks
+        return params[:count], gradient[:count]
+
+    def _schedule(
+        self,
+        owned: Sequence[slice],
+        rngs: Sequence[np.random.Generator],
+        steps: npt.NDArray[np.int64],
+        counts: npt.NDArray[np.int64],
+        order: npt.NDArray[np.int64],
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The examples of each batch, i64[K, T, B], of which the first i64[K, T] are real."""
+        sizes = np.array([owned[i].stop - owned[i].start for i in order.tolist()], np.int64)
+        size = self._work.batch_size or int(sizes.max())
+        most, passes = int(counts.max()), self._work.batches_per_epoch(sizes)
+        index = np.zeros((len(order), most * size), np.int64)  # 0 fills a short batch up: its slope is zero
+        for row, i, num_examples, a_pass in zip(
+            index, order.tolist(), sizes.tolist(), passes.tolist(), strict=True
+        ):
+            at = 0
+            for shuffle in self._work.shuffles(num_examples, rngs[i], int(steps[i])):
+                row[at : at + len(shuffle)] = shuffle
+                at += a_pass * size
+        index += np.array([owned[i].start for i in order.tolist()])[:, None]
+        number = np.arange(most)
+        filled = np.minimum(sizes[:, None] - number % passes[:, None] * size, size)
+        return index.reshape(len(order), most, size), filled * (number < counts[order, None])
+
     def evaluate(self, params: Vector, examples: Examples) -> dict[str, float]:
         """Means over all `examples` (at least one): `loss`, and the task's metrics."""
         np.copyto(self._params, params)
@@ -98,36 +186,67 @@ class NumpyLearner:
             for start in range(0, len(examples), EVALUATION_BATCH):
                 chosen = slice(start, start + EVALUATION_BATCH)
                 inputs, targets = self._task.batch(self._facts, examples, chosen)
-                outputs = self._forward(inputs)[-1]
+                outputs = self._forward(inputs.reshape(len(inputs), -1), self._layers)[-1]
                 sums["loss"] += float(self._task.numpy_loss(outputs, targets)[0].sum(dtype=np.float64))
                 for name, value in self._task.numpy_metrics(outputs, targets).items():
                     sums[name] = sums.get(name, 0.0) + value
         return {name: value / len(examples) for name, value in sums.items()}
 
-    def _forward(self, inputs: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        """What each layer reads, f32[B, in], and last the scores f32[B, classes]."""
-        values = [inputs.reshape(len(inputs), -1)]
-        for i, (weight, bias) in enumerate(self._layers):
-            outputs = values[-1] @ weight.T
-            outputs += bias
-            if i + 1 < len(self._layers):
+    def _views(self, vector: Any) -> Layers:
+        """Weight [..., out, in] and bias [..., out] of each layer as views of vectors [..., size]."""
+        entries = {e.name: e for e in self.spec.entries}
+
+        def view(name: str) -> Any:
+            e = entries[name]
+            return vector[..., e.offset : e.offset + e.size].reshape(*vector.shape[:-1], *e.shape)
+
+        return [(view(weight), view(bias)) for weight, bias in self._names]
+
+    def _forward(self, inputs: npt.NDArray[Any], layers: Layers) -> list[npt.NDArray[Any]]:
+        """What each layer reads, f32[..., B, in], and last the scores f32[..., B, classes]."""
+        values = [inputs]
+        for i, (weight, bias) in enumerate(layers):
+            outputs = values[-1] @ weight.swapaxes(-1, -2)
+            outputs += bias[..., None, :]
+            if i + 1 < len(layers):
                 np.maximum(outputs, 0, out=outputs)
             values.append(outputs)
         return values
 
-    def _backward(self, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Leaves the gradient of the mean loss in the flat gradient; returns each example's loss."""
-        values = self._forward(inputs)
-        losses, slope = self._task.numpy_loss(values[-1], targets)
-        slope /= np.float32(len(targets))
-        for i in reversed(range(len(self._layers))):
-            weight_slope, bias_slope = self._slopes[i]
-            np.matmul(slope.T, values[i], out=weight_slope)
-            slope.sum(0, out=bias_slope)
+    def _backward(
+        self,
+        inputs: npt.NDArray[Any],
+        targets: npt.NDArray[Any],
+        layers: Layers,
+        slopes: Layers,
+        filled: npt.NDArray[np.int64],
+    ) -> npt.NDArray[Any]:
+        """Leaves the gradients of the mean losses in `slopes`; returns each example's loss, f32[..., B].
+
+        Args:
+            inputs: f32[..., B, in], of one client or of many.
+            targets: i64[..., B].
+            layers: What is trained.
+            slopes: Views like those of `layers`.
+            filled: i64[...], how many of a batch's examples are real; the others come last.
+
+        """
+        values = self._forward(inputs, layers)
+        losses, flat = self._task.numpy_loss(
+            values[-1].reshape(-1, values[-1].shape[-1]), targets.reshape(-1)
+        )
+        slope = flat.reshape(values[-1].shape)
+        slope /= filled[..., None, None].astype(np.float32)
+        if filled.min() < targets.shape[-1]:
+            slope[np.arange(targets.shape[-1]) >= filled[:, None]] = 0
+        for i in reversed(range(len(layers))):
+            weight_slope, bias_slope = slopes[i]
+            np.matmul(slope.swapaxes(-1, -2), values[i], out=weight_slope)
+            slope.sum(-2, out=bias_slope)
             if i > 0:
-                slope = slope @ self._layers[i][0]
+                slope = slope @ layers[i][0]
                 slope *= values[i] > 0
-        return losses
+        return losses.reshape(targets.shape)
 
     def _train_own(
         self,
@@ -147,3 +266,17 @@ class NumpyLearner:
             self.spec, sent, given, lambda it: it.parameters if isinstance(it, ArrayModel) else None, delta
         )
         return done.trained(lambda: self.evaluate(sent, examples)["loss"])
+
+
+def _means(
+    losses: Sequence[tuple[int, npt.NDArray[Any]]], filled: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Means of each client's losses and of their squares, f64[K], from those of each step."""
+    sums, squares, counts = (np.zeros(len(filled)) for _ in range(3))
+    for number, each in losses:
+        real = filled[: len(each), number]
+        found = np.where(np.arange(each.shape[-1]) < real[:, None], each, 0).astype(np.float64)
+        sums[: len(each)] += found.sum(-1)
+        squares[: len(each)] += np.square(found).sum(-1)
+        counts[: len(each)] += real
+    return sums / counts, squares / counts

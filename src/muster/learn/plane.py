@@ -72,6 +72,7 @@ class DataPlane:
     ) -> None:
         self._algorithm, self._crew, self.store = algorithm, crew, store
         self._num_clients, self._folding = population.num_clients, folding
+        self._num_examples = population.num_examples
         self.spec = spec
         self._spill = None if folding.spill is None else Spill(Path(folding.spill), spec.size)
         start = initial[: spec.trained]
@@ -116,13 +117,19 @@ class DataPlane:
         size = KEPT_AT_ONCE if self._keeps else max(len(tasks), 1)
         now = self._now(tasks)
         for group in waves(tasks["client"], size):
-            reports[group] = self._train(tasks[group], staleness[group].tolist(), now)
+            group = group[self._longest_first(tasks[group])]
+            reports[group] = self._train(tasks[group], staleness[group], now)
         params, opt, state = self._move(before, reports[reports["refused"] == 0], now)
         version = before.version + 1
         snapshots = {v: x for v, x in before.snapshots.items() if v in keep}
         snapshots[version] = self._snapshot(params, opt)
         self.moment = Moment(version, params, opt, snapshots, state)
         return reports
+
+    def _longest_first(self, tasks: Table) -> npt.NDArray[np.int64]:
+        """An order in which workers end together and chunks hold tasks of like size, whatever came first."""
+        examples = self._num_examples[tasks["client"]]
+        return np.lexsort((tasks["ticket"], tasks["version"], -examples, -tasks["steps"].astype(np.int64)))
 
     @property
     def _keeps(self) -> bool:
@@ -142,7 +149,7 @@ class DataPlane:
             now["tickets"] = np.sort(tasks["ticket"])
         return now
 
-    def _train(self, tasks: Table, staleness: list[int], now: Sent) -> Table:
+    def _train(self, tasks: Table, staleness: Ids, now: Sent) -> Table:
         """Trains tasks, no client twice, and writes down what is kept of them; returns REPORT rows."""
         sent = {int(v): self.moment.snapshots[int(v)] for v in np.unique(tasks["version"])}
         kept = {}

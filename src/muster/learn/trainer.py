@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import numpy.typing as npt
 
 from muster.core.algorithm import Combine, Local, Vectors
 from muster.core.errors import MusterError, TrainingError
-from muster.core.params import Vector
 from muster.core.randomness import rng
 from muster.core.store import encode
 from muster.core.sums import BLOCK, LIMIT, FixedPointSum
 from muster.core.tables import REPORT, Refusal, Table, rows
 from muster.data.federated import FederatedData
 
-from .learner import Learner, Matrix, Sent, Trained
+from .learner import CohortLearner, Learner, Matrix, Sent, Stack, Together
 from .spill import Spill
 
 PERSONAL = "personal"
@@ -55,6 +53,7 @@ class Trainer:
         data: What the clients hold.
         folding: How updates are weighed and added.
         total: The sum that this worker adds to: of the vectors that go up, one after another.
+        chunk: How many clients train together; 0: one after another.
 
     """
 
@@ -62,10 +61,11 @@ class Trainer:
     data: FederatedData
     folding: Folding
     total: FixedPointSum
-    up: Matrix = field(init=False)
+    chunk: int = 0
+    up: Stack = field(init=False)
 
     def __post_init__(self) -> None:
-        self.up = np.zeros((len(self.folding.local.up), self.learner.spec.size), np.float32)
+        self.up = np.zeros((1, len(self.folding.local.up), self.learner.spec.size), np.float32)
 
     @cached_property
     def personal(self) -> npt.NDArray[np.int64]:
@@ -98,41 +98,72 @@ class Trainer:
             TrainingError: Training raised; names the client and the task.
 
         """
-        examples = self.data.client(int(task["client"]))
+        client, attempt = int(task["client"]), int(task["attempt"])
         try:
             received, mine, about = self.received(sent, kept)
-            draw = rng(self.folding.seed, "train", int(task["client"]), int(task["attempt"]))
-            trained = self.learner.train(received, examples, draw, self.up, mine, int(task["steps"]))
-            before = np.nan
-            if self.folding.local.needs_loss and len(examples):
-                before = self.learner.evaluate(received["model"], examples)["loss"]
-            report = rows(
-                REPORT,
-                1,
-                ticket=task["ticket"],
-                client=task["client"],
-                num_examples=len(examples),
-                num_steps=trained.num_steps,
-                staleness=staleness,
-                loss=trained.loss,
-                loss_sq_mean=trained.loss_sq_mean,
-                loss_before=before,
-                a_norm=self.folding.local.worth(trained.num_steps),
+            draw = rng(self.folding.seed, "train", client, attempt)
+            trained = self.learner.train(
+                received, self.data.client(client), draw, self.up[0], mine, int(task["steps"])
             )
-            lasting = self.lasting(trained, received, self.up, mine)
-            about = self.fold(report, self.up, received, about, now)
-            if report["refused"][0] or (lasting is None and not about):
-                return report, None
-            whole = {
-                **(lasting or mine or {}),
-                **{f"{ABOUT}{name}": np.asarray(v) for name, v in about.items()},
-            }
-            return report, encode(whole)
+            lasting = self.lasting(trained.num_steps, trained.kept, received, self.up[0], mine)
+            states = [State(received, mine, about, lasting)]
+            done = Together(
+                np.array([trained.num_steps]), np.array([trained.loss]), np.array([trained.loss_sq_mean]), ()
+            )
+            reports = self.fold(
+                np.asarray(task).reshape(1), np.array([staleness]), done, self.up[:1], states, now
+            )
+            return reports, states[0].encoded(bool(reports["refused"][0]))
         except MusterError:
             raise
         except (Exception, SystemExit) as error:  # a user's exit() must not pass for the end of the run
-            where = f"client {int(task['client'])}, task {int(task['ticket'])}, {len(examples)} examples"
+            num_examples = int(self.data.num_examples[client])
+            where = f"client {client}, task {int(task['ticket'])}, {num_examples} examples"
             raise TrainingError(f"training failed at {where}: {type(error).__name__}: {error}") from error
+
+    def train_together(
+        self,
+        tasks: Table,
+        staleness: npt.NDArray[np.int64],
+        sent: Mapping[int, Sent],
+        kept: Mapping[int, Mapping[str, Any]],
+        now: Sent,
+    ) -> tuple[Table, dict[int, bytes]]:
+        """Trains TASK rows as one cohort and folds their updates; see `train`.
+
+        `sent` is by version, `kept` by client. Returns REPORT rows and the clients' new lasting states.
+        """
+        learner: CohortLearner = self.learner  # type: ignore[assignment]
+        clients, versions = tasks["client"].tolist(), tasks["version"].tolist()
+        states, count = [], len(tasks)
+        for client, version in zip(clients, versions, strict=True):
+            received, mine, about = self.received(sent[version], kept.get(client))
+            states.append(State(received, mine, about))
+        if len(self.up) < count:
+            self.up = np.zeros((count, *self.up.shape[1:]), np.float32)
+        up = self.up[:count]
+        examples, owned = self.data.clients(clients)
+        seed, attempts = self.folding.seed, tasks["attempt"].tolist()
+        draws = [rng(seed, "train", c, attempt) for c, attempt in zip(clients, attempts, strict=True)]
+        vectors = stacked([state.received for state in states])
+        steps = tasks["steps"].astype(np.int64)
+        before = [state.mine for state in states]
+        try:
+            done = learner.train_together(vectors, examples, owned, draws, up, before, steps)
+        except MusterError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise TrainingError(f"training clients {clients} together failed: {what}") from error
+        if len(self.personal) or self.folding.local.keeps:
+            for i, state in enumerate(states):
+                state.lasting = self.lasting(
+                    int(done.num_steps[i]), done.kept[i], state.received, up[i], state.mine
+                )
+        reports = self.fold(tasks, staleness, done, up, states, now)
+        refused = reports["refused"].tolist()
+        encoded = ((c, s.encoded(bool(no))) for c, s, no in zip(clients, states, refused, strict=True))
+        return reports, {client: state for client, state in encoded if state is not None}
 
     def received(
         self, sent: Sent, kept: Mapping[str, Any] | None
@@ -154,52 +185,129 @@ class Trainer:
         return sent, mine, about
 
     def lasting(
-        self, trained: Trained, received: Sent, up: Matrix, mine: Mapping[str, Any] | None
+        self,
+        num_steps: int,
+        kept: Mapping[str, Any] | None,
+        received: Sent,
+        up: Matrix,
+        mine: Mapping[str, Any] | None,
     ) -> Mapping[str, Any] | None:
         """The client's lasting state after a task. Its own entries are taken out of the update, `up`."""
-        if not len(self.personal) or trained.num_steps == 0:
-            return trained.kept
-        kept = {**(mine or {}), **(trained.kept or {})}
-        kept[PERSONAL] = received["model"][self.personal] + up[0, self.personal]
+        if not len(self.personal) or num_steps == 0:
+            return kept
+        whole = {**(mine or {}), **(kept or {})}
+        whole[PERSONAL] = received["model"][self.personal] + up[0, self.personal]
         up[:, self.personal] = 0.0
-        return kept
+        return whole
 
-    def fold(self, report: Table, up: Matrix, received: Sent, about: Vectors, now: Sent) -> Vectors:
-        """Gates, transforms, weighs and adds one update.
+    def fold(
+        self,
+        tasks: Table,
+        staleness: npt.NDArray[np.int64],
+        done: Together,
+        up: Stack,
+        states: Sequence[State],
+        now: Sent,
+    ) -> Table:
+        """Reports, gates, transforms, weighs and adds the updates of some tasks.
 
         Args:
-            report: Its REPORT row (one); norm and refusal are written into it.
-            up: Its vectors, f32[U, size]; they may be changed.
-            received: What the client trained from.
-            about: What the rule remembers of the client.
+            tasks: TASK rows.
+            staleness: i64[K].
+            done: What training measured.
+            up: The vectors, f32[K, U, size]; they may be changed.
+            states: What the clients received and what is kept of them; what the rule remembers is changed.
             now: What the rule may look at.
 
         Returns:
-            What the rule remembers of the client from now on.
+            REPORT rows.
 
         """
-        folding, trained = self.folding, self.learner.spec.trained
-        combine, names = folding.combine, folding.local.up
-        report["norm"] = norm(up[0, :trained])
-        weight = float(combine.weights(report)[0]) / folding.max_weight
-        report["refused"] = gate(up, weight)
-        if report["refused"][0]:
-            return about
-        vectors = {name: row[:trained] for name, row in zip(names, up, strict=True)}
-        shifted, about = combine.shift(
-            vectors, prefix(received, trained), prefix(now, trained), report[0], about
+        folding, size = self.folding, self.learner.spec.trained
+        combine, local = folding.combine, folding.local
+        reports = rows(
+            REPORT,
+            len(tasks),
+            ticket=tasks["ticket"],
+            client=tasks["client"],
+            num_examples=self.data.num_examples[tasks["client"]],
+            num_steps=done.num_steps,
+            staleness=staleness,
+            loss=done.loss,
+            loss_sq_mean=done.loss_sq_mean,
+            loss_before=self.losses_before(tasks, states),
+            a_norm=[local.worth(count) for count in done.num_steps.tolist()],
+            norm=norms(up[:, 0, :size]),
+        )
+        weights = combine.weights(reports) / folding.max_weight
+        largest, reports["refused"] = gate(up, weights)
+        if type(combine).shift is not Combine.shift:
+            for report, vectors, state in zip(reports, up, states, strict=True):
+                if not report["refused"]:
+                    self.shift(report, vectors, state, now)
+            refused = reports["refused"].copy()
+            largest, again = gate(up, weights)
+            reports["refused"] = np.where(refused, refused, again)
+        good = reports["refused"] == 0
+        if combine.needs_all:
+            places = np.searchsorted(now["tickets"], reports["ticket"])
+            for i in np.flatnonzero(good).tolist():
+                self.spill.write(int(places[i]), up[i, 0])
+        elif good.any():
+            every = good.all()
+            rest = up if every else up[good]
+            self.total.add_all(
+                rest.reshape(len(rest), -1), weights if every else weights[good], float(largest[good].max())
+            )
+        return reports
+
+    def losses_before(self, tasks: Table, states: Sequence[State]) -> npt.NDArray[np.float64]:
+        """Losses of the models received, over all of each client's examples; NaN where nobody asks."""
+        losses = np.full(len(tasks), np.nan)
+        if self.folding.local.needs_loss:
+            for i, client in enumerate(tasks["client"].tolist()):
+                examples = self.data.client(client)
+                if len(examples):
+                    losses[i] = self.learner.evaluate(states[i].received["model"], examples)["loss"]
+        return losses
+
+    def shift(self, report: Table, up: Matrix, state: State, now: Sent) -> None:
+        """Has the rule transform one update in place, and notes what it remembers of the client."""
+        trained = self.learner.spec.trained
+        vectors = {name: row[:trained] for name, row in zip(self.folding.local.up, up, strict=True)}
+        shifted, state.about = self.folding.combine.shift(
+            vectors, prefix(state.received, trained), prefix(now, trained), report, state.about
         )
         for name, vector in shifted.items():
             vectors[name][:] = vector
-        if shifted:
-            report["refused"] = gate(up, weight)
-        if report["refused"][0]:
-            return about
-        if combine.needs_all:
-            self.spill.write(int(np.searchsorted(now["tickets"], report["ticket"][0])), up[0])
-        else:
-            self.total.add(up.reshape(-1), weight)
-        return about
+
+
+@dataclass
+class State:
+    """What one task starts from, and what is kept after it."""
+
+    received: Sent
+    mine: Mapping[str, Any] | None
+    """What the client has kept."""
+    about: Vectors
+    """What the combination's rule remembers of the client."""
+    lasting: Mapping[str, Any] | None = None
+    """What the client keeps now; None if it stays as it was."""
+
+    def encoded(self, refused: bool) -> bytes | None:
+        """The state to be written down; None if there is none, or the update was refused."""
+        if refused or (self.lasting is None and not self.about):
+            return None
+        about = {f"{ABOUT}{name}": np.asarray(vector) for name, vector in self.about.items()}
+        return encode({**(self.lasting or self.mine or {}), **about})
+
+
+def stacked(each: Sequence[Sent]) -> Sent:
+    """What clients were sent, a row each: one vector seen many times where all were sent the same."""
+    first = each[0]
+    if all(vectors is first for vectors in each):
+        return {name: np.broadcast_to(vector, (len(each), len(vector))) for name, vector in first.items()}
+    return {name: np.stack([vectors[name] for vectors in each]) for name in first}
 
 
 def prefix(vectors: Sent, trained: int) -> Sent:
@@ -207,20 +315,23 @@ def prefix(vectors: Sent, trained: int) -> Sent:
     return {name: v[:trained] if name == "model" else v for name, v in vectors.items()}
 
 
-def norm(vector: Vector) -> float:
-    """Euclidean norm, in float64 and in an order that no number of threads changes."""
-    squares = 0.0
-    for start in range(0, len(vector), BLOCK):
-        squares += float(np.square(vector[start : start + BLOCK], dtype=np.float64).sum())
-    return sqrt(squares)
+def norms(vectors: Matrix) -> npt.NDArray[np.float64]:
+    """Euclidean norms f64[K] of f32[K, P], in float64 and in an order that no number of threads changes."""
+    squares = np.zeros(len(vectors))
+    for start in range(0, vectors.shape[1], BLOCK):
+        for i, row in enumerate(vectors[:, start : start + BLOCK].astype(np.float64)):
+            squares[i] += np.einsum("p,p->", row, row)  # its own loop: BLAS would use threads
+    return np.sqrt(squares)
 
 
-def gate(up: Matrix, weight: float) -> Refusal:
-    """Whether an update may be folded: finite, no coordinate beyond LIMIT, a weight in [0, 1]."""
+def gate(up: Stack, weights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
+    """The largest coordinate of each update, and its `Refusal` (0: none).
+
+    An update may be folded if it is finite, no coordinate is beyond LIMIT, and its weight is in [0, 1].
+    """
     # One pass: the extremes of a vector with a NaN are NaN.
-    low, high = (float(up.min()), float(up.max())) if up.size else (0.0, 0.0)
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return Refusal.NON_FINITE
-    if max(-low, high) > LIMIT:
-        return Refusal.TOO_LARGE
-    return Refusal.NONE if 0.0 <= weight <= 1.0 else Refusal.BAD_WEIGHT
+    flat = up.reshape(len(up), -1)
+    largest = np.maximum(-flat.min(1, initial=0.0), flat.max(1, initial=0.0))
+    refused = np.where((weights >= 0.0) & (weights <= 1.0), Refusal.NONE, Refusal.BAD_WEIGHT)
+    refused = np.where(largest > LIMIT, Refusal.TOO_LARGE, refused)
+    return largest, np.where(np.isfinite(largest), refused, Refusal.NON_FINITE).astype(np.int8)
