@@ -119,7 +119,7 @@ track: {evaluate_every: 5}
         algorithm,
         AlwaysOn(),
         Work(steps=7, batch_size=0),
-        Engine("numpy", 2),
+        Engine("numpy", workers=2),
         Stop(30, 1e6, target=Target(0.9)),
         12,
         Track(5),

@@ -1,15 +1,17 @@
 import sys
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
+from muster.algorithms.fedavg import SGD
 from muster.core.algorithm import Local
 from muster.core.errors import UserError
 from muster.core.examples import Facts
 from muster.core.work import Work
-from muster.learn.learners import choose_backend, make_learner
+from muster.learn.learners import choose_backend, choose_engine, make_learner
 from muster.models.convolutional import LeafCNN
-from muster.models.dense import MLP
+from muster.models.dense import MLP, Logistic
 from muster.tasks.classification import Classification
 
 
@@ -45,3 +47,46 @@ def test_learners_of_both_backends_have_one_layout(backend):
     learner = make_learner(backend, MLP((2,)), Classification(), facts, Still(), Work())
     assert learner.spec == MLP((2,)).spec(facts)
     assert backend in type(learner).__name__.lower()
+
+
+FACTS = Facts("features", (64,), 10)
+
+
+@dataclass(frozen=True)
+class OneNorm(SGD):
+    """Takes one norm over all that it is given, as if there were one client only."""
+
+    def step(self, params, gradient, sent, memory):
+        return params - gradient / np.linalg.norm(gradient), memory
+
+
+def chosen(model, local, backend="auto", mode="auto", chunk="auto"):
+    choice = choose_engine(backend, mode, chunk, model, FACTS, local)
+    return choice.backend, choice.mode, choice.chunk
+
+
+def test_small_dense_models_train_in_cohorts():
+    # 64 x 64 + 64 + 64 x 10 + 10 padded to 16 is 4,816 numbers: 54 models fit into 1 MiB
+    assert chosen(MLP((64,)), SGD()) == ("numpy", "cohort", 54)
+    assert chosen(MLP((64,)), SGD(), chunk=7) == ("numpy", "cohort", 7)
+    assert chosen(Logistic(), SGD()) == ("numpy", "cohort", 64)
+
+
+def test_all_else_trains_one_client_after_another():
+    assert chosen(MLP((2048,)), SGD()) == ("torch", "sequential", 1)  # a model fills the cache
+    assert chosen(LeafCNN(), SGD()) == ("torch", "sequential", 1)
+    assert chosen(MLP((64,)), SGD(), mode="sequential") == ("torch", "sequential", 1)
+    assert chosen(MLP((64,)), SGD(), backend="torch") == ("torch", "sequential", 1)
+
+
+def test_a_rule_for_one_client_only_is_noticed():
+    assert chosen(MLP((64,)), OneNorm()) == ("torch", "sequential", 1)
+    with pytest.raises(UserError, match="rows of clients; one_norm does not"):
+        chosen(MLP((64,)), OneNorm(), mode="cohort")
+
+
+def test_cohorts_of_other_models_are_refused():
+    with pytest.raises(UserError, match="found leaf_cnn with backend auto; use"):
+        chosen(LeafCNN(), SGD(), mode="cohort")
+    with pytest.raises(UserError, match="found mlp with backend torch"):
+        chosen(MLP(), SGD(), mode="cohort", backend="torch")

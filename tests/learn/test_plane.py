@@ -125,7 +125,8 @@ def test_each_task_trains_from_the_model_it_was_sent():
     advance(plane, [0, 1])
     advance(plane, [2, 3], versions=[0, 1], staleness=[1, 0])
     learner = plane._crew._trainer.learner
-    assert learner.calls == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.25)]
+    # those with more examples first
+    assert learner.calls == [(1, 1.0), (0, 1.0), (3, 1.25), (2, 1.0)]
 
 
 def test_snapshots_of_versions_that_no_task_refers_to_are_dropped():

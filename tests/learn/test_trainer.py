@@ -44,9 +44,11 @@ def model(learner):
     ],
 )
 def test_gate(value, weight, expected):
-    delta = np.zeros(40, np.float32)
-    delta[17] = value
-    assert gate(delta, weight) == expected
+    up = np.zeros((3, 1, 40), np.float32)
+    up[1, 0, 17] = value
+    largest, refused = gate(up, np.array([0.5, weight, 1.0]))
+    assert refused.tolist() == [Refusal.NONE, expected, Refusal.NONE]
+    assert np.array_equal(largest, [0, abs(value), 0], equal_nan=True)
 
 
 def test_a_task_is_weighed_added_and_reported():
@@ -120,7 +122,7 @@ def test_what_was_trained_before_leaves_no_trace():
     after.train(task(1), 0, model(after.learner), None, {})
     for it in (alone, after):
         it.train(task(2), 0, model(it.learner), None, {})
-    assert np.array_equal(alone.up[0], after.up[0])
+    assert np.array_equal(alone.up, after.up)
 
 
 def test_what_a_client_keeps_comes_back_encoded():
@@ -128,7 +130,7 @@ def test_what_a_client_keeps_comes_back_encoded():
     _, first = it.train(task(2), 0, model(it.learner), None, {})
     _, second = it.train(task(2, 1), 0, model(it.learner), decode(first), {})
     assert (decode(first)["num_tasks"], decode(second)["num_tasks"]) == (1, 2)
-    assert np.array_equal(decode(second)["last"], it.up[0])
+    assert np.array_equal(decode(second)["last"], it.up[0, 0])
 
 
 class Failing(Fixed):

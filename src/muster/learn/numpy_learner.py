@@ -53,6 +53,9 @@ class NumpyLearner:
         self._params, self._gradient = self.spec.zeros(), self.spec.zeros()
         self._stacks: tuple[Matrix, ...] = (self._params[None], self._gradient[None])
         self._layers, self._slopes = self._views(self._params), self._views(self._gradient)
+        ends = [*(e.offset for e in self.spec.entries[1:]), self.spec.size]
+        between = (slice(e.offset + e.size, end) for e, end in zip(self.spec.entries, ends, strict=True))
+        self._padding = [gap for gap in between if gap.start < gap.stop]
         self._blas = ThreadpoolController()
 
     def initial(self, seed: int) -> Vector:
@@ -82,6 +85,7 @@ class NumpyLearner:
         def backward(index: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
             inputs, targets = self._task.batch(self._facts, examples, index)
             real = np.array(len(index))
+            self._clear_padding(self._gradient)
             return self._backward(inputs.reshape(len(index), -1), targets, self._layers, self._slopes, real)
 
         np.copyto(self._params, sent["model"])
@@ -130,6 +134,7 @@ class NumpyLearner:
             inputs, targets = inputs.reshape(*shape, -1), targets.reshape(shape)
             if live not in views:
                 views[live] = self._views(params[:live]), self._views(gradient[:live])
+            self._clear_padding(gradient[:live])
             return self._backward(inputs, targets, *views[live], real)
 
         with self._blas.limit(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
@@ -201,6 +206,11 @@ class NumpyLearner:
             return vector[..., e.offset : e.offset + e.size].reshape(*vector.shape[:-1], *e.shape)
 
         return [(view(weight), view(bias)) for weight, bias in self._names]
+
+    def _clear_padding(self, gradient: Any) -> None:
+        """A rule may have written between the entries of the last step's gradient, where none of this is."""
+        for gap in self._padding:
+            gradient[..., gap] = 0
 
     def _forward(self, inputs: npt.NDArray[Any], layers: Layers) -> list[npt.NDArray[Any]]:
         """What each layer reads, f32[..., B, in], and last the scores f32[..., B, classes]."""
