@@ -21,7 +21,7 @@ CASES = yaml.safe_load((Path(__file__).parent / "broken_jobs" / "cases.yml").rea
 
 OWN = """
 from dataclasses import dataclass
-from muster import DataSet, Server
+from muster import Client, DataSet, Server
 from muster.data.partition import Iid
 
 class Net: ...
@@ -38,6 +38,15 @@ class Lost(DataSet):
 class Bare(Server):
     def apply(self, params, delta, opt, info):
         return params, opt
+
+class Wants(Client):
+    def __init__(self, lr): ...
+    def train(self, data, model, conf): ...
+
+class Short(Client):
+    def train(self, data, model): ...
+
+class Idle(Client): ...
 
 def nothing():
     return 3

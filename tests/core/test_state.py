@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from unittest.mock import patch
 
 import numpy as np
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
+from muster.algorithms.fedavg import Uniform
 from muster.algorithms.fedbuff import fedbuff
+from muster.core.errors import UserError
 from muster.core.population import Population
-from muster.core.state import Limits, ServerState, Tally, initial_state, load_state, save_state
+from muster.core.state import Limits, ServerState, Tally, check_kept, initial_state, load_state, save_state
 from muster.core.tables import TASK, frozen, rows
 
 steady = settings(deadline=None, derandomize=True, database=None)
@@ -53,6 +56,43 @@ def test_a_tally_of_many_clients_is_merged_now_and_then():
     assert (len(tally.recent), tally.base.sum()) == (0, 4097)
     assert tally.of(ids([8, 7, 4999])).tolist() == [1, 2, 0]
     assert not tally.base.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("kept", "found"),
+    [
+        ({"seen": (1, 2)}, "has 'seen': tuple"),
+        ({"seen": {1, 2}}, "has 'seen': set"),
+        ({"mean": np.float64(2.0)}, "has 'mean': float64"),
+        ({"names": np.array(["a"])}, "has 'names': ndarray"),
+        ({"deep": {"a": [{3: 4}]}}, "has 'deep': dict"),
+        ({4: 1}, "has 4: int"),
+        ([1], "is list"),
+    ],
+)
+def test_a_state_that_a_checkpoint_would_not_bring_back_is_refused(kept, found):
+    with pytest.raises(UserError, match=f"^the state of Mine {found}"):
+        check_kept("Mine", kept)
+
+
+def test_what_a_checkpoint_brings_back_is_fine():
+    kept = {"a": np.zeros(3), "b": 1, "c": 0.5, "d": "x", "e": None, "f": True, "g": [1, {"h": [2.0]}]}
+    check_kept("Mine", kept)
+
+
+@dataclass(frozen=True)
+class Forgetful(Uniform):
+    """Begins with a set."""
+
+    def init(self, population):
+        return {"seen": set()}
+
+
+def test_a_parts_state_is_looked_at_before_the_run_begins():
+    ones = np.ones(7, np.float32)
+    population = Population(np.ones(7, np.int32), ones, ones, ones)
+    with pytest.raises(UserError, match="the state of Forgetful has 'seen': set, which a"):
+        initial_state(fedbuff().but(select=Forgetful()), population, Limits(rounds=1))
 
 
 def test_the_first_state():

@@ -90,3 +90,20 @@ def test_cohorts_of_other_models_are_refused():
         chosen(LeafCNN(), SGD(), mode="cohort")
     with pytest.raises(UserError, match="found mlp with backend torch"):
         chosen(MLP(), SGD(), mode="cohort", backend="torch")
+
+
+@pytest.mark.parametrize("backend", ["torch", "numpy"])
+def test_a_dense_model_larger_than_the_memory_is_refused_before_it_is_built(backend):
+    facts = Facts("features", (4,), 3)
+    # 4 inputs and a bias to each of 10^14, and those and a bias to each of 3 classes: 8 x 10^14 + 3.
+    says = "model mlp has 800,000,000,000,003 parameters, 3,200,000 GB, but this machine has"
+    with pytest.raises(UserError, match=says):
+        make_learner(backend, MLP((10**14,)), Classification(), facts, Still(), Work())
+
+
+def test_another_model_that_does_not_fit_into_memory_is_refused():
+    pytest.importorskip("torch")
+    facts = Facts("images", (1, 28, 28), 10)
+    for width in (10**13, 10**18):
+        with pytest.raises(UserError, match="model leaf_cnn does not fit into this machine's memory"):
+            make_learner("torch", LeafCNN(dense=width), Classification(), facts, Still(), Work())

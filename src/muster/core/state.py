@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .algorithm import Algorithm, State
+from .errors import UserError
 from .population import Population
 from .tables import TASK, Ids, Table, frozen, rows
 
@@ -108,18 +109,56 @@ class ServerState:
 
 
 def initial_state(algorithm: Algorithm, population: Population, limits: Limits) -> ServerState:
-    """The state before `Started`."""
+    """The state before `Started`.
+
+    Raises:
+        UserError: A part begins with a state that a checkpoint cannot keep.
+    """
+    select, pace = algorithm.select.init(population), algorithm.pace.init()
+    check_kept(type(algorithm.select).__name__, select)
+    check_kept(type(algorithm.pace).__name__, pace)
     return ServerState(
         tasks=frozen(rows(TASK, 0)),
         tally=Tally(frozen(np.zeros(population.num_clients, np.int32)), np.zeros(0, np.int64)),
-        select=algorithm.select.init(population),
-        pace=algorithm.pace.init(),
+        select=select,
+        pace=pace,
         limits=limits,
     )
 
 
+def check_kept(owner: str, state: object) -> None:
+    """Refuses a part's state that would not come back from a checkpoint as it was.
+
+    Raises:
+        UserError: It is no mapping by strings of arrays of numbers, and JSON data: numbers, strings,
+            booleans, None, lists of those and mappings by strings (a tuple would come back as a list).
+    """
+    if not isinstance(state, Mapping):
+        raise UserError(f"the state of {owner} is {type(state).__name__}, but must be a dict")
+    for key, value in state.items():
+        whole = isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+        if not isinstance(key, str) or not (whole or _is_json(value)):
+            raise UserError(
+                f"the state of {owner} has {key!r}: {type(value).__name__}, which a checkpoint cannot keep; "
+                "allowed, by names that are strings: arrays of numbers, numbers, strings, booleans, None, "
+                "and lists and dicts of those"
+            )
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(inner) for key, inner in value.items())
+    return value is None or type(value) in (bool, int, float, str)
+
+
 def save_state(state: ServerState) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """The state as JSON data and named columns; `load_state` is the inverse, to the bit."""
+    """The state as JSON data and named columns; `load_state` is the inverse, to the bit.
+
+    Raises:
+        UserError: The select's or the pace's state is not such data.
+    """
     scalars: dict[str, Any] = {}
     columns: dict[str, npt.NDArray[Any]] = {}
     for f in fields(state):
@@ -131,6 +170,7 @@ def save_state(state: ServerState) -> tuple[dict[str, Any], dict[str, npt.NDArra
         elif f.name == "limits":
             scalars[f.name] = {g.name: getattr(value, g.name) for g in fields(value)}
         elif f.name in ("select", "pace"):
+            check_kept(f.name, value)
             columns |= {f"{f.name}.{k}": v for k, v in value.items() if isinstance(v, np.ndarray)}
             scalars[f.name] = {k: v for k, v in value.items() if not isinstance(v, np.ndarray)}
         else:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.errors import FieldError, UserError
+from muster.core.errors import UserError
 from muster.core.part import Part
 
 
@@ -76,8 +76,8 @@ class Natural(Partition):
     """Keep at most so many clients, drawn at random; all if not given."""
 
     def __post_init__(self) -> None:
-        _check_count(self, "min_examples")
-        _check_count(self, "max_clients")
+        self.check_number("min_examples", at_least=1)
+        self.check_number("max_clients", at_least=1)
 
     def assign(  # noqa: D102
         self,
@@ -113,7 +113,7 @@ class Iid(Partition):
     num_clients: int = 100
 
     def __post_init__(self) -> None:
-        _check_count(self, "num_clients")
+        self.check_number("num_clients", at_least=1)
 
     def assign(  # noqa: D102
         self,
@@ -143,9 +143,9 @@ class Dirichlet(Partition):
     """No client gets fewer training examples than this."""
 
     def __post_init__(self) -> None:
-        _check_count(self, "num_clients")
+        self.check_number("num_clients", at_least=1)
         self.check_number("alpha", at_least=1e-6, at_most=1e6)
-        _check_count(self, "min_examples")
+        self.check_number("min_examples", at_least=1)
 
     def assign(  # noqa: D102
         self,
@@ -181,8 +181,8 @@ class Shards(Partition):
     shards_per_client: int = 2
 
     def __post_init__(self) -> None:
-        _check_count(self, "num_clients")
-        _check_count(self, "shards_per_client")
+        self.check_number("num_clients", at_least=1)
+        self.check_number("shards_per_client", at_least=1)
 
     def assign(  # noqa: D102
         self,
@@ -209,7 +209,7 @@ class QuantitySkew(Partition):
     """Standard deviation of the logarithm of a client's size; 0 gives equal sizes."""
 
     def __post_init__(self) -> None:
-        _check_count(self, "num_clients")
+        self.check_number("num_clients", at_least=1)
         self.check_number("sigma", at_least=0, at_most=1e6)
 
     def assign(  # noqa: D102
@@ -229,14 +229,6 @@ class QuantitySkew(Partition):
         largest = np.argsort(sizes - wanted, kind="stable")
         sizes[largest[: spare - sizes.sum()]] += 1
         return Assignment(rng.permutation(len(labels)), _offsets(sizes + 1))
-
-
-def _check_count(part: Part, field: str) -> None:
-    """Raises FieldError unless the field is a whole number of at least 1 (or None)."""
-    part.check_number(field, at_least=1)
-    value = getattr(part, field)
-    if value is not None and not isinstance(value, int):
-        raise FieldError(part.part_name(), field, value, "a whole number at least 1")
 
 
 def _check_enough(part: Partition, num_examples: int, num_clients: int, each: int) -> None:

@@ -17,7 +17,7 @@ from muster.core.part import Part, known, reference, resolve
 from muster.data.dataset import DataSet
 from muster.data.partition import Partition
 from muster.devices.devices import Devices
-from muster.learn.client import Client, OwnClient
+from muster.learn.client import Client, OwnClient, check_client
 from muster.models.model import Model
 from muster.models.own import OwnModel
 from muster.tasks.task import Task
@@ -131,6 +131,10 @@ def find_part(base: type[Part], name: str, folder: Path) -> tuple[type[Part], st
                 f"{name!r} is a {kind} without fields; put @dataclass(frozen=True) above the class"
             )
         if base is Local and issubclass(thing, Client):
+            try:
+                check_client(thing)
+            except UserError as error:
+                raise JobError(f"{name!r} {error}") from None
             return OwnClient, ref
         if base is Model and _is_torch_module(thing):
             return OwnModel, ref

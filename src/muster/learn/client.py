@@ -15,6 +15,7 @@ Algorithms stay as they are: select, pace, combine and server know nothing of wh
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from types import SimpleNamespace
@@ -79,6 +80,26 @@ class Client:
             reported. Without `loss`, that of the model received is measured.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a method train(self, data, model, conf)")
+
+
+def check_client(cls: type[Client]) -> None:
+    """Refuses a class that no task could build or train with, before a run begins.
+
+    Raises:
+        UserError: It has no `train`, or `train` or `__init__` want other arguments than they get; the text
+            reads after the class's name.
+    """
+    if cls.train is Client.train:
+        raise UserError("lacks train(self, data, model, conf); write it")
+    for method, gets, form in (
+        (cls.train, 4, "train{}, but must be callable as train(self, data, model, conf)"),
+        (cls.__init__, 1, "__init__{}, but is built without arguments: settings come in conf"),
+    ):
+        try:
+            signature = inspect.signature(method)
+            signature.bind(*(None,) * gets)
+        except TypeError:
+            raise UserError(f"has {form.format(signature)}") from None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
@@ -91,12 +92,25 @@ def choose_engine(
     return Choice(choose_backend(backend, model), "sequential", 1, f"engine: one client after another{why}")
 
 
+def _check_fits(model: Dense, facts: Facts) -> None:
+    """Refuses a model that is larger than this machine's memory, before it is built."""
+    size = sum((ins + 1) * outs for ins, outs in model.layers(facts))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * size > memory:
+        raise UserError(
+            f"model {model.part_name()} has {size:,} parameters, {4 * size / 1e9:,.0f} GB, but this machine "
+            f"has {memory / 1e9:,.0f} GB of memory; make the model smaller"
+        )
+
+
 def make_learner(backend: str, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> Learner:
     """The learner of `backend` (as `choose_backend` gave it), which imports its framework now.
 
     Raises:
         UserError: The model cannot be built, or does not fit the task and the data.
     """
+    if isinstance(model, Dense):
+        _check_fits(model, facts)
     if backend == "numpy":
         from .numpy_learner import NumpyLearner
 

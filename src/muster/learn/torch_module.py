@@ -59,7 +59,14 @@ def build(model: Model, task: Task, facts: Facts, seed: int) -> nn.Module:
     """
     name = model.ref if isinstance(model, OwnModel) else model.part_name()
     with seeded(seed), torch.no_grad():
-        module = model.torch(facts).eval()
+        try:
+            module = model.torch(facts).eval()
+        except RuntimeError as error:
+            if "memory" not in str(error) and "overflow" not in str(error):
+                raise
+            raise UserError(
+                f"model {name} does not fit into this machine's memory; make it smaller"
+            ) from error
         _check(name, module)
         try:
             outputs = module(torch.from_numpy(task.blank(facts, 2)))
