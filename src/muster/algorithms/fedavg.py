@@ -154,25 +154,30 @@ def worth(num_steps: int, momentum: float, shrink: float) -> float:
     return total
 
 
+MOST_STEPS = float(1 << 20)
+"""A task of more steps is refused where steps are weights."""
+
+
 @dataclass(frozen=True)
 class Mean(Combine):
     """Weighted mean of the deltas."""
 
-    by: Literal["examples", "uniform"] = "examples"
-    """Weigh by `examples` (the client's number of them) or `uniform`."""
+    by: Literal["examples", "uniform", "steps"] = "examples"
+    """Weigh by `examples` (the client's number of them), `uniform`, or by the `steps` of the task."""
 
     def __post_init__(self) -> None:
-        self.check_choice("by", ("examples", "uniform"))
+        self.check_choice("by", ("examples", "uniform", "steps"))
 
     def max_weight(self, population: Population) -> float:
-        """The largest client's number of examples, or 1."""
-        return float(population.num_examples.max()) if self.by == "examples" else 1.0
+        """The largest client's number of examples, MOST_STEPS, or 1."""
+        most = {"examples": float(population.num_examples.max()), "steps": MOST_STEPS}
+        return most.get(self.by, 1.0)
 
     def weights(self, reports: Table) -> npt.NDArray[np.float64]:
-        """n_i, or 1."""
+        """n_i, τ_i or 1."""
         if self.by == "uniform":
             return np.ones(len(reports))
-        return np.asarray(reports["num_examples"], np.float64)
+        return np.asarray(reports["num_steps" if self.by == "steps" else "num_examples"], np.float64)
 
     def divisors(self, reports: Table) -> npt.NDArray[np.float64]:
         """The weights themselves."""

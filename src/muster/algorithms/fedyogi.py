@@ -10,12 +10,11 @@ Federated Optimization. ICLR 2021, arXiv:2003.00295, algorithm 2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from muster.core.algorithm import Algorithm, Array, Info, Server
+from muster.core.algorithm import Algorithm, Array, Info, Server, Vectors
 
 from .fedavg import fedavg
 
@@ -36,20 +35,22 @@ class Yogi(Server):
         self.check_number("beta2", at_least=0, below=1)
         self.check_number("tau", above=0)
 
-    def init(self, params: Array) -> Mapping[str, Array]:
+    def init(self, params: Array) -> Vectors:
         """m = 0, v = τ²."""
         xp = array_namespace(params)
         return {"m": xp.zeros_like(params), "v": xp.full_like(params, self.tau**2)}
 
-    def apply(
-        self, params: Array, delta: Array, opt: Mapping[str, Array], info: Info
-    ) -> tuple[Array, Mapping[str, Array]]:
+    def apply(self, params: Array, delta: Array, opt: Vectors, info: Info) -> tuple[Array, Vectors]:
         """The three lines of the paper's algorithm 2."""
         xp = array_namespace(params)
         square = delta * delta
         m = self.beta1 * opt["m"] + (1 - self.beta1) * delta
-        v = opt["v"] - (1 - self.beta2) * square * xp.sign(opt["v"] - square)
+        v = self.second(opt["v"], square)
         return params + self.lr * m / (xp.sqrt(v) + self.tau), {"m": m, "v": v}
+
+    def second(self, v: Array, square: Array) -> Array:
+        """v ← v - (1 - β2) Δ² sign(v - Δ²)."""
+        return v - (1 - self.beta2) * square * array_namespace(v).sign(v - square)
 
 
 def fedyogi() -> Algorithm:

@@ -151,6 +151,8 @@ class Local(Part):
     """How often a task's batches are gone through, from the first to the last."""
     repeats: int = 1
     """Steps on each batch before the next."""
+    needs_mask: ClassVar[bool] = False
+    """Whether `sent` has `personal` too, f32[P]: 1 at the entries that stay at the client, else 0."""
     needs_loss: ClassVar[bool] = False
     """Whether the loss of the model received, over all the client's examples, is reported."""
 
@@ -181,6 +183,10 @@ class Local(Part):
     @abstractmethod
     def step(self, params: Array, gradient: Array, sent: Vectors, memory: Vectors) -> tuple[Array, Vectors]:
         """One step: returns the moved `params` and the new memory."""
+
+    def settle(self, params: Array, sent: Vectors, memory: Vectors) -> tuple[Array, Vectors]:
+        """After the last of the `repeats` on a batch."""
+        return params, memory
 
     def finish(
         self, params: Array, sent: Vectors, memory: Vectors, num_steps: Array

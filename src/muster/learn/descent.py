@@ -53,6 +53,8 @@ def descend(
                 losses.append(backward(index))
                 moved, memory = local.step(params, gradient, sent, memory)
                 put(moved)
+            moved, memory = local.settle(params, sent, memory)
+            put(moved)
     count = gradient[:1] * 0 + len(batches)
     moved, ups, state = local.finish(params, sent, memory, count)
     put(moved)

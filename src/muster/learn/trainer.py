@@ -74,6 +74,13 @@ class Trainer:
         return spec.places(self.folding.local.personal(spec))
 
     @cached_property
+    def mask(self) -> Vector:
+        """1 where an entry stays at the client, f32[trained]."""
+        mask = self.learner.spec.zeros()
+        mask[self.personal] = 1.0
+        return mask[: self.learner.spec.trained]
+
+    @cached_property
     def spill(self) -> Spill:
         """Where updates wait if the rule must see all of them."""
         assert self.folding.spill is not None
@@ -174,6 +181,8 @@ class Trainer:
             The vectors; what the client's rule has kept, and what the server's rule has of the client.
 
         """
+        if self.folding.local.needs_mask:
+            sent = {**sent, "personal": self.mask}
         if kept is None:
             return sent, None, {}
         about = {name.removeprefix(ABOUT): v for name, v in kept.items() if name.startswith(ABOUT)}
