@@ -106,6 +106,10 @@ def descend_together(
                 moved, vectors = local.step(views[live], slopes[live], received[live], given)
                 put(moved, live)
                 memory.put(given, vectors, live)
+            given = memory.first(live)
+            moved, vectors = local.settle(views[live], received[live], given)
+            put(moved, live)
+            memory.put(given, vectors, live)
     count = counts.astype(np.float32)[:, None]
     moved, ups, state = local.finish(views[everyone], sent, memory.first(everyone), count)
     put(moved, everyone)

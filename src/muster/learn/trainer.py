@@ -74,7 +74,7 @@ class Trainer:
         return spec.places(self.folding.local.personal(spec))
 
     @cached_property
-    def mask(self) -> Vector:
+    def mask(self) -> npt.NDArray[np.float32]:
         """1 where an entry stays at the client, f32[trained]."""
         mask = self.learner.spec.zeros()
         mask[self.personal] = 1.0
@@ -191,7 +191,7 @@ class Trainer:
             model = np.array(sent["model"])
             model[self.personal] = mine.pop(PERSONAL)
             sent = {**sent, "model": model}
-        return sent, mine, about
+        return sent, mine or None, about
 
     def lasting(
         self,
