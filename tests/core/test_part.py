@@ -92,7 +92,7 @@ def test_a_choice_that_is_not_one_gets_the_nearest():
     with pytest.raises(FieldError) as caught:
         Mean(by="example")
     assert str(caught.value) == (
-        "mean.by is 'example', but must be one of examples, uniform; did you mean 'examples'?"
+        "mean.by is 'example', but must be one of examples, uniform, steps; did you mean 'examples'?"
     )
 
 
