@@ -125,7 +125,7 @@ def compose(
         population,
         work,
         down_bytes=travels * len(local.down),
-        up_bytes=travels * len(local.up),
+        up_bytes=len(local.up) * (job.compress.num_bytes(travels // 4) if job.compress else travels),
         dropout=job.population.dropout,
         seed=job.seed_of("clock"),
         clock=job.clock,
@@ -165,6 +165,8 @@ def compose(
         job.seed_of("training"),
         local,
         str(clients.folder / SPILL) if algorithm.combine.needs_all else None,
+        job.compress,
+        job.attack,
     )
     recipe = Recipe(backend, job.model, job.task, local, work, folding, str(data.path), chunk)
     initial = learner.initial(job.seed_of("model"))

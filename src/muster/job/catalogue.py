@@ -11,13 +11,15 @@ from muster.data.dataset import DataSet
 from muster.data.partition import Partition
 from muster.devices.devices import Devices
 from muster.models.model import Model
+from muster.uploads.attack import Attack
+from muster.uploads.compress import Compress
 
 from .dump import written
 from .names import SECTIONS, algorithms, label, parts
 from .schema import summary
 
 KINDS: dict[str, dict[str, type[Part]]] = {
-    "algorithms": SECTIONS,
+    "algorithms": {**SECTIONS, "compress": Compress, "attack": Attack},
     "models": {"models": Model},
     "data": {"data sets": DataSet, "partitions": Partition},
     "devices": {"populations": Devices},

@@ -45,7 +45,7 @@ def check_population(job: Job, num_clients: int) -> None:
 def conflicts(job: Job) -> list[Conflict]:
     """All that makes the job impossible and can be known before its data is read."""
     most = num_clients(job) or getattr(job.data.partition, "max_clients", None)
-    found = _backend(job) + _task(job) + _target(job) + _reads(job) + _link(job)
+    found = _backend(job) + _task(job) + _target(job) + _reads(job) + _link(job) + _attack(job)
     if isinstance(most, int):
         found += _population(job, most)
     if isinstance(job.population, Imported):
@@ -123,6 +123,13 @@ def _backend(job: Job) -> list[Conflict]:
             ((("model", "name"), ("model",)), f"model {model} needs torch, which is not installed: {fix}")
         ]
     return []
+
+
+def _attack(job: Job) -> list[Conflict]:
+    if job.attack is None or not job.attack.needs_images or job.data.task != "next_character":
+        return []
+    text = f"attack {label(job.attack)} changes numbers, but the examples of data {label(job.data)} are text"
+    return [((("attack", "name"), ("attack",)), f"{text}; take another attack")]
 
 
 def _task(job: Job) -> list[Conflict]:

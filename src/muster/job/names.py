@@ -21,6 +21,8 @@ from muster.learn.client import Client, OwnClient, check_client
 from muster.models.model import Model
 from muster.models.own import OwnModel
 from muster.tasks.task import Task
+from muster.uploads.attack import Attack
+from muster.uploads.compress import Compress
 
 NAMED: Mapping[type[Part], tuple[str, str]] = {
     DataSet: ("muster.data", "data set"),
@@ -28,6 +30,8 @@ NAMED: Mapping[type[Part], tuple[str, str]] = {
     Model: ("muster.models", "model"),
     Task: ("muster.tasks", "task"),
     Devices: ("muster.devices", "population"),
+    Compress: ("muster.uploads", "compression"),
+    Attack: ("muster.uploads", "attack"),
     Select: ("muster.algorithms", "select"),
     Pace: ("muster.algorithms", "pace"),
     Local: ("muster.algorithms", "local"),

@@ -15,6 +15,8 @@ from muster.devices.clocks import Clock
 from muster.devices.devices import Devices
 from muster.models.model import Model
 from muster.tasks.task import Task
+from muster.uploads.attack import Attack
+from muster.uploads.compress import Compress
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,10 @@ class Job(Part):
     """How long a task's training takes on a device."""
     seeds: Seeds = field(default_factory=Seeds)
     """Seeds of single streams, where they are not to be drawn from `seed`."""
+    compress: Compress | None = None
+    """How clients write their updates for the way up: top_k, quantise or qsgd; null: as they are."""
+    attack: Attack | None = None
+    """What a share of the clients does instead of what it should, to test defences with; null: nothing."""
 
     def seed_of(self, stream: str) -> int:
         """The seed of a stream, one of the fields of `Seeds`."""

@@ -134,7 +134,9 @@ class DataPlane:
     @property
     def _keeps(self) -> bool:
         """Whether anything is kept of clients."""
-        return self._algorithm.local.keeps or self._algorithm.combine.keeps
+        compress = self._folding.compress
+        unsent = compress is not None and compress.keeps
+        return self._algorithm.local.keeps or self._algorithm.combine.keeps or unsent
 
     def _snapshot(self, params: Vector, opt: Vectors) -> Sent:
         """What travels to the clients that start from a version."""

@@ -18,14 +18,19 @@ from muster.core.store import encode
 from muster.core.sums import BLOCK, LIMIT, FixedPointSum
 from muster.core.tables import REPORT, Refusal, Table, rows
 from muster.data.federated import FederatedData
+from muster.uploads.attack import Attack
+from muster.uploads.compress import Compress
 
 from .learner import CohortLearner, Learner, Matrix, Sent, Stack, Together
 from .spill import Spill
+from .uploads import Uploads
 
 PERSONAL = "personal"
 """In a client's lasting state: the entries of the model that stay with it, one after another."""
 ABOUT = "server/"
 """Prefix of what the server's rule remembers about a client."""
+UNSENT = "unsent"
+"""In a client's lasting state: what compression has left out so far, f32[U, coordinates]."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class Folding:
     """The clients' rule: what it sends, keeps and wants to be measured."""
     spill: str | None = None
     """File in which updates wait for a rule that must see all of them."""
+    compress: Compress | None = None
+    """How vectors are written for the way up; None: as they are."""
+    attack: Attack | None = None
+    """What some of the clients do instead of what they should."""
 
 
 @dataclass
@@ -81,6 +90,14 @@ class Trainer:
         return mask[: self.learner.spec.trained]
 
     @cached_property
+    def uploads(self) -> Uploads:
+        """What becomes of updates before the gate."""
+        folding = self.folding
+        return Uploads(
+            folding.compress, folding.attack, folding.seed, self.learner, self.data, self.personal
+        )
+
+    @cached_property
     def spill(self) -> Spill:
         """Where updates wait if the rule must see all of them."""
         assert self.folding.spill is not None
@@ -109,11 +126,10 @@ class Trainer:
         try:
             received, mine, about = self.received(sent, kept)
             draw = rng(self.folding.seed, "train", client, attempt)
-            trained = self.learner.train(
-                received, self.data.client(client), draw, self.up[0], mine, int(task["steps"])
-            )
+            examples = self.uploads.examples(client, attempt)
+            trained = self.learner.train(received, examples, draw, self.up[0], mine, int(task["steps"]))
             lasting = self.lasting(trained.num_steps, trained.kept, received, self.up[0], mine)
-            states = [State(received, mine, about, lasting)]
+            states = [State(received, mine, about, lasting, (kept or {}).get(UNSENT))]
             done = Together(
                 np.array([trained.num_steps]), np.array([trained.loss]), np.array([trained.loss_sq_mean]), ()
             )
@@ -145,7 +161,7 @@ class Trainer:
         states, count = [], len(tasks)
         for client, version in zip(clients, versions, strict=True):
             received, mine, about = self.received(sent[version], kept.get(client))
-            states.append(State(received, mine, about))
+            states.append(State(received, mine, about, unsent=kept.get(client, {}).get(UNSENT)))
         if len(self.up) < count:
             self.up = np.zeros((count, *self.up.shape[1:]), np.float32)
         up = self.up[:count]
@@ -162,6 +178,8 @@ class Trainer:
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise TrainingError(f"training clients {clients} together failed: {what}") from error
+        if self.uploads.poisons:
+            self.poisoned(tasks, done, up, states)
         if len(self.personal) or self.folding.local.keeps:
             for i, state in enumerate(states):
                 state.lasting = self.lasting(
@@ -171,6 +189,15 @@ class Trainer:
         refused = reports["refused"].tolist()
         encoded = ((c, s.encoded(bool(no))) for c, s, no in zip(clients, states, refused, strict=True))
         return reports, {client: state for client, state in encoded if state is not None}
+
+    def poisoned(self, tasks: Table, done: Together, up: Stack, states: Sequence[State]) -> None:
+        """Trains the liars of a cohort once more, on what they make of their examples."""
+        for i, (client, attempt) in enumerate(zip(tasks["client"].tolist(), tasks["attempt"], strict=True)):
+            if client in self.uploads.liars:
+                draw, steps = rng(self.folding.seed, "train", client, int(attempt)), int(tasks["steps"][i])
+                examples = self.uploads.examples(client, int(attempt))
+                alone = self.learner.train(states[i].received, examples, draw, up[i], states[i].mine, steps)
+                done.loss[i], done.loss_sq_mean[i] = alone.loss, alone.loss_sq_mean
 
     def received(
         self, sent: Sent, kept: Mapping[str, Any] | None
@@ -186,7 +213,7 @@ class Trainer:
         if kept is None:
             return sent, None, {}
         about = {name.removeprefix(ABOUT): v for name, v in kept.items() if name.startswith(ABOUT)}
-        mine = {name: v for name, v in kept.items() if not name.startswith(ABOUT)}
+        mine = {name: v for name, v in kept.items() if name != UNSENT and not name.startswith(ABOUT)}
         if len(self.personal) and PERSONAL in mine:
             model = np.array(sent["model"])
             model[self.personal] = mine.pop(PERSONAL)
@@ -234,6 +261,10 @@ class Trainer:
         """
         folding, size = self.folding, self.learner.spec.trained
         combine, local = folding.combine, folding.local
+        if folding.attack is not None or folding.compress is not None:
+            for task, vectors, state in zip(tasks, up, states, strict=True):
+                self.uploads.forge(task, state.received, vectors)
+                state.unsent = self.uploads.written(task, vectors, state.unsent)
         reports = rows(
             REPORT,
             len(tasks),
@@ -302,13 +333,16 @@ class State:
     """What the combination's rule remembers of the client."""
     lasting: Mapping[str, Any] | None = None
     """What the client keeps now; None if it stays as it was."""
+    unsent: Matrix | None = None
+    """What compression has left out so far."""
 
     def encoded(self, refused: bool) -> bytes | None:
         """The state to be written down; None if there is none, or the update was refused."""
-        if refused or (self.lasting is None and not self.about):
+        if refused or (self.lasting is None and not self.about and self.unsent is None):
             return None
         about = {f"{ABOUT}{name}": np.asarray(vector) for name, vector in self.about.items()}
-        return encode({**(self.lasting or self.mine or {}), **about})
+        unsent = {} if self.unsent is None else {UNSENT: self.unsent}
+        return encode({**(self.lasting or self.mine or {}), **about, **unsent})
 
 
 def stacked(each: Sequence[Sent]) -> Sent:

@@ -1,0 +1,99 @@
+"""What becomes of updates between training and the gate: liars forge theirs, and all are compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from muster.core.examples import Examples
+from muster.core.params import Vector
+from muster.core.randomness import rng
+from muster.core.tables import Table
+from muster.data.federated import FederatedData
+from muster.uploads.attack import Attack
+from muster.uploads.compress import Compress
+
+from .learner import Learner, Matrix, Sent
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """The job's compression and attack at work on one worker's tasks.
+
+    Args:
+        compress: How vectors are written for the way up; None: as they are.
+        attack: What some clients do instead of what they should; None: nothing.
+        seed: Keys all of it.
+        learner: Trains what liars look at of one another.
+        data: What the clients hold.
+        personal: Where the entries lie that stay at the clients.
+
+    """
+
+    compress: Compress | None
+    attack: Attack | None
+    seed: int
+    learner: Learner
+    data: FederatedData
+    personal: npt.NDArray[np.int64]
+
+    @cached_property
+    def liars(self) -> frozenset[int]:
+        """The clients that attack."""
+        attack = self.attack
+        return frozenset(attack.liars(self.seed, self.data.num_clients).tolist() if attack else ())
+
+    @cached_property
+    def shared(self) -> Any:
+        """Where the entries that travel lie."""
+        if not len(self.personal):
+            return slice(None)
+        return np.setdiff1d(np.arange(self.learner.spec.size), self.personal)
+
+    @property
+    def poisons(self) -> bool:
+        """Whether liars train on something else than their examples."""
+        return self.attack is not None and type(self.attack).data is not Attack.data
+
+    def examples(self, client: int, attempt: int) -> Examples:
+        """What a client trains on."""
+        examples = self.data.client(client)
+        if self.attack is None or client not in self.liars or not len(examples):
+            return examples
+        return self.attack.data(examples, self.data.facts, rng(self.seed, "poison", client, attempt))
+
+    def forge(self, task: Table, received: Sent, up: Matrix) -> None:
+        """Puts what a liar sends in the place of the delta it has trained; of the others nothing changes."""
+        client, trained = int(task["client"]), self.learner.spec.trained
+        if self.attack is None or client not in self.liars:
+            return
+
+        def peers(num: int) -> Iterator[Vector]:
+            scratch = np.zeros_like(up)
+            for liar in sorted(self.liars)[:num]:
+                draw = rng(self.seed, "peer", liar, int(task["version"]))
+                self.learner.train(received, self.data.client(liar), draw, scratch, None, int(task["steps"]))
+                yield scratch[0, :trained]
+
+        draw = rng(self.seed, "forge", client, int(task["attempt"]))
+        up[0, :trained] = self.attack.forge(up[0, :trained].copy(), peers, draw)
+        up[:, self.personal] = 0.0
+
+    def written(self, task: Table, up: Matrix, unsent: Matrix | None) -> Matrix | None:
+        """Puts what the server will make of each vector in its place; returns what is to be sent later.
+
+        A vector that is not finite goes up as it is: the gate must see it.
+        """
+        rule = self.compress
+        if rule is None or not np.isfinite(up).all():
+            return unsent
+        wanted = up[:, self.shared] + (np.float32(0) if unsent is None else unsent)  # a copy in any case
+        for i, vector in enumerate(wanted):
+            draw = rng(self.seed, "compress", int(task["client"]), int(task["attempt"]), i)
+            up[i, self.shared] = rule.decode(rule.encode(vector, draw), len(vector))
+        return wanted - up[:, self.shared] if rule.keeps else None
