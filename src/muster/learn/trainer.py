@@ -93,9 +93,7 @@ class Trainer:
     def uploads(self) -> Uploads:
         """What becomes of updates before the gate."""
         folding = self.folding
-        return Uploads(
-            folding.compress, folding.attack, folding.seed, self.learner, self.data, self.personal
-        )
+        return Uploads(folding.compress, folding.attack, folding.seed, self.learner, self.data, self.personal)
 
     @cached_property
     def spill(self) -> Spill:
