@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from muster.core.errors import RunFolderError
 from muster.core.record import Record
 from muster.track.folder import RunFolder
 from muster.track.folder_sink import FolderSink
@@ -73,3 +74,19 @@ def test_a_resumed_run_forgets_the_summary_it_had(run):
     assert run.read_summary() == SUMMARY
     sink.begin(plan(run, resumed_from=2))
     assert run.read_summary() is None
+
+
+def test_a_disk_that_fills_up_after_the_summary_does_not_undo_the_run(run, monkeypatch):
+    said = []
+    sink = FolderSink(run, said.append)
+    sink.begin(plan(run))
+    sink.tell(RECORDS[0])
+
+    def full(line):
+        raise RunFolderError(f"{run.path}: the disk is full (0 B free); make room, then go on")
+
+    monkeypatch.setattr(run, "log", full)
+    sink.end(SUMMARY)
+    assert run.read_summary() == SUMMARY
+    missing = "the run is whole, but curve.png or the end of log.txt is missing"
+    assert said == [f"{missing}: {run.path}: the disk is full (0 B free)"]

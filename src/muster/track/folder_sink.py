@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from muster.core.errors import RunFolderError
 from muster.core.record import Record
 
-from .folder import CURVE, RunFolder, Say, write_whole
+from .folder import CURVE, LOG, RunFolder, Say, write_whole
 from .phrases import Pacer, next_commands, outcome_lines, plan_lines, record_line
 from .sink import RunPlan
 from .summary import Summary
@@ -48,9 +49,14 @@ class FolderSink:
         """Writes summary.json and curve.png."""
         assert self._plan is not None
         self.folder.write_summary(summary)
-        for line in [*outcome_lines(self._plan, summary), *next_commands(self._plan, summary)]:
-            self.folder.log(line)
-        self._draw()
+        try:
+            for line in [*outcome_lines(self._plan, summary), *next_commands(self._plan, summary)]:
+                self.folder.log(line)
+            self._draw()
+        except RunFolderError as error:  # the run is whole without them
+            if self._tell_user is not None:
+                why = str(error).partition(";")[0]
+                self._tell_user(f"the run is whole, but {CURVE} or the end of {LOG} is missing: {why}")
 
     def _draw(self) -> None:
         from .picture import curve, png  # needs matplotlib only when it draws
