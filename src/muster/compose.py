@@ -137,6 +137,8 @@ def compose(
     virtual = None if job.stop.virtual_secs is None else to_ns(job.stop.virtual_secs)
     if algorithm.select.foresees:
         population = replace(population, task_secs=world.expected_secs())
+    if algorithm.pace.foresees:
+        population = replace(population, foreseen=world.foreseen())
     state = initial_state(algorithm, population, Limits(job.stop.rounds, virtual, job.track.evaluate_every))
     target = job.stop.target
     outside = Outside(job.stop.wall_secs, target.metric if target else "", target.value if target else None)

@@ -141,9 +141,11 @@ class Cut(Pace):
         return self.inner.max_out
 
     def appetite(self, state, tasks):
+        allowed = self.inner.appetite(state, tasks)
+        if allowed.whole_instant:  # an instant may not be cut
+            return allowed
         if self.seed is None:
             return Appetite(1, stop_at_loss=True)
-        allowed = self.inner.appetite(state, tasks)
         here = int(tasks["ticket"].sum() + 7 * tasks["arrived"].sum())
         draw = rng(self.seed, "cut", here)
         at_loss = allowed.stop_at_loss or bool(draw.integers(2))

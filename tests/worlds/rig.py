@@ -47,7 +47,7 @@ from muster.tasks.classification import Classification
 from worlds.toy import FACTS, Wander, toy_data, toy_population
 from worlds.world import ToyWorld
 
-SMALL = {"cohort": 4, "size": 3, "concurrency": 5}
+SMALL = {"cohort": 4, "size": 3, "concurrency": 5, "workers": 4, "period_secs": 20.0}
 """Settings of paces, by name, that suit twelve clients. A pace with another gets its own line here."""
 NAMES = list(algorithms())
 """Every algorithm there is."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from muster.core.randomness import uniforms
-from muster.core.tables import EVENT, SECOND, Kind, Reason, rows
+from muster.core.tables import EVENT, SECOND, Kind, Lease, Reason, rows
 from muster.devices.availability import FAR
 from muster.devices.world import TIMING
 
@@ -91,6 +91,9 @@ class ToyWorld:
     dies_at: int | None = None
     down_bytes: int = 400
     up_bytes: int = 400
+    legs: Callable[[int], tuple[int, int, int]] | None = None
+    """Client -> ns of loading, of a step, and of sending, of leased tasks; default: shares of `duration`."""
+    query_ns: int = 0
 
     def is_present(self, client: int, now_ns: int) -> bool:
         if self.dies_at is not None and now_ns >= self.dies_at:
@@ -111,7 +114,11 @@ class ToyWorld:
     def timing(self, tasks):
         total = self._total(tasks)
         down, compute = total // 4, total // 2
-        return rows(TIMING, len(tasks), down=down, compute=compute, up=total - down - compute)
+        table = rows(TIMING, len(tasks), down=down, compute=compute, up=total - down - compute)
+        for i in np.flatnonzero(tasks["lease"]):
+            load, step, send = self._legs(tasks[i])
+            table[i] = (load, step * int(tasks[i]["steps"]), send)
+        return table
 
     def _total(self, tasks):
         pairs = zip(tasks["client"].tolist(), tasks["attempt"].tolist(), strict=True)
@@ -134,7 +141,30 @@ class ToyWorld:
     def reports(self, tasks, timing):
         table = rows(EVENT, len(tasks), client=tasks["client"], ticket=tasks["ticket"], kind=Kind.ARRIVED)
         table["now"] = tasks["sent_at"] + self._total(tasks)
+        for i in np.flatnonzero(tasks["lease"]):
+            self._next_word(table[i], tasks[i])
         return table
+
+    def _next_word(self, row, task) -> None:
+        """What a leased task says next: that its steps are made, or its report."""
+        load, step, send = self._legs(task)
+        told = int(task["since"]) + self.query_ns // 2
+        if task["lease"] == Lease.SENDING:
+            row["now"], row["steps"] = told + send, task["done"]
+        else:
+            begins = told if task["done"] else int(task["sent_at"]) + load
+            more = int(task["steps"] - task["done"])
+            row["now"], row["kind"] = (
+                begins + more * step + self.query_ns - self.query_ns // 2,
+                Kind.PROGRESSED,
+            )
+            row["steps"], row["secs"], row["send_secs"] = task["steps"], step / SECOND, send / SECOND
+
+    def _legs(self, task) -> tuple[int, int, int]:
+        if self.legs is not None:
+            return self.legs(int(task["client"]))
+        total = self.duration(int(task["client"]), int(task["attempt"]))
+        return total // 4, total // 2, total - total // 4 - total // 2
 
     def outcomes(self, tasks):
         table = self.reports(tasks, None)

@@ -98,10 +98,15 @@ class Sync(Pace):
             return state, Plan(send=self.max_out, min_start=start, wake_after_ns=deadline)
         if len(arrived) < self.cohort and len(out) > 0 and not view.due:
             return state, Plan()
-        if len(arrived) < self.min_reports:
-            both = np.concatenate([arrived, out])
-            return state, Plan(discard=both, reason=Reason.ABANDONED, failed=True)
-        return state, Plan(accept=arrived, discard=out, reason=Reason.LATE, advance=True)
+        return state, close_round(arrived, out, self.min_reports)
+
+
+def close_round(arrived: Ids, out: Ids, min_reports: int) -> Plan:
+    """The end of a round: with what has arrived, if that is enough; what is still out is late."""
+    if len(arrived) < min_reports:
+        both = np.concatenate([arrived, out])
+        return Plan(discard=both, reason=Reason.ABANDONED, failed=True)
+    return Plan(accept=arrived, discard=out, reason=Reason.LATE, advance=True)
 
 
 @dataclass(frozen=True)

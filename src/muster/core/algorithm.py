@@ -25,7 +25,7 @@ from .params import ParamSpec
 from .part import Part
 from .population import Free, Population
 from .randomness import rng
-from .tables import Appetite, Ids, Reason, Table, taken
+from .tables import EVENT, Appetite, Ids, Reason, Table, rows, taken
 from .work import Work
 
 State: TypeAlias = Mapping[str, Any]
@@ -79,6 +79,20 @@ class Plan:
     """If fewer than `send` are free, call again when there are more."""
     wake_after_ns: int | None = None
     """Call again so long after work goes out now (a deadline); it ends with the version or failure."""
+    named: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Clients that `send` goes to first, if they are free; the select draws the others."""
+    spared: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Clients that the select may not draw now."""
+    steps: int = 0
+    """Mini-batch steps of what is sent; 0: what the job's train section says."""
+    leased: bool = False
+    """What is sent asks again when its steps are made: answer with `go_on` or `finish`."""
+    go_on: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Leased tasks that make more steps,"""
+    go_on_steps: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+    """and how many each, i64[K] >= 1."""
+    finish: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Leased tasks that send their updates."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,8 @@ class View:
     """Tasks that were lost in this delivery; they are no longer in `tasks`."""
     due: bool
     """The deadline asked for by `wake_after_ns` has come."""
+    progress: Table = field(default_factory=lambda: rows(EVENT, 0))
+    """The `Progressed` rows of this delivery: who asks, and how long its steps and its sending take."""
 
     @property
     def arrived(self) -> Table:
@@ -107,9 +123,16 @@ class View:
 class Pace(Part):
     """When is work sent, and when does the model advance?"""
 
+    foresees: ClassVar[bool] = False
+    """Whether `believe` reads `population.foreseen`: how long the legs of tasks are expected to take."""
+
     def init(self) -> State:
         """The state before the first event."""
         return {}
+
+    def believe(self, state: State, population: Population) -> State:
+        """The first state with what is known of the clients beforehand."""
+        return state
 
     @property
     @abstractmethod

@@ -46,6 +46,20 @@ class Links(Protocol):
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """What the legs of a task are expected to take on each client's device, f64[C] seconds each."""
+
+    load_secs: npt.NDArray[np.float64]
+    """Loading the model."""
+    step_secs: npt.NDArray[np.float64]
+    """One mini-batch step."""
+    train_secs: npt.NDArray[np.float64]
+    """All that the job's train section asks of one task."""
+    send_secs: npt.NDArray[np.float64]
+    """Sending the update."""
+
+
+@dataclass(frozen=True)
 class Population:
     """Facts about clients, a column each; a client is a row. Columns may be memory-mapped."""
 
@@ -61,6 +75,8 @@ class Population:
     """[C], main memory; None: not known."""
     task_secs: npt.NDArray[np.float64] | None = None
     """[C], what one task of this job is expected to take; None: not known. Only for selects that ask."""
+    foreseen: Foreseen | None = None
+    """The legs of tasks one by one; None: not known. Only for paces that ask."""
 
     @property
     def num_clients(self) -> int:

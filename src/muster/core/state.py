@@ -114,7 +114,8 @@ def initial_state(algorithm: Algorithm, population: Population, limits: Limits) 
     Raises:
         UserError: A part begins with a state that a checkpoint cannot keep.
     """
-    select, pace = algorithm.select.init(population), algorithm.pace.init()
+    select = algorithm.select.init(population)
+    pace = algorithm.pace.believe(algorithm.pace.init(), population)
     check_kept(type(algorithm.select).__name__, select)
     check_kept(type(algorithm.pace).__name__, pace)
     return ServerState(

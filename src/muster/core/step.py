@@ -19,17 +19,21 @@ from .population import Candidates, Free, within
 from .randomness import rng
 from .state import ServerState
 from .tables import (
+    EVENT,
     SECOND,
     TASK,
     Accept,
     Advance,
     Appetite,
     Command,
+    Continue,
     Discard,
     Evaluate,
     Events,
+    Finish,
     Ids,
     Kind,
+    Lease,
     Reason,
     Stop,
     Table,
@@ -43,7 +47,9 @@ from .tables import (
 )
 
 ARRIVED, LOST, LEFT, JOINED = int(Kind.ARRIVED), int(Kind.LOST), int(Kind.LEFT), int(Kind.JOINED)
+PROGRESSED = int(Kind.PROGRESSED)
 """The kinds of rows as plain numbers, which compare faster."""
+NO_PROGRESS = frozen(rows(EVENT, 0))
 MAX_FAILED = 20
 """Failed rounds in a row after which a run gives up."""
 MAX_BACKOFF_NS = 3600 * SECOND
@@ -84,7 +90,7 @@ def step(
     assert now >= state.now_ns, "time runs forward"
     if kind == Kind.WOKE and int(events.table["ticket"][0]) != state.timer:
         return state.but(now_ns=now), []
-    state, num_lost, given_up = _book(state, events.table)
+    state, progress, num_lost, given_up = _book(state, events.table)
     if given_up:
         return end(state, "stalled", given_up)
     if kind == Kind.ADVANCED:
@@ -99,7 +105,8 @@ def step(
         return end(state, "virtual_secs", f"the virtual clock reached {to_secs(now):g} s")
 
     due = woke and state.deadline_ns is not None and now >= state.deadline_ns
-    pace, plan = algorithm.pace.plan(state.pace, View(now, state.version, state.tasks, num_lost, due))
+    view = View(now, state.version, state.tasks, num_lost, due, progress)
+    pace, plan = algorithm.pace.plan(state.pace, view)
     state = state.but(pace=pace)
     if woke:
         state = _clear_timers(state)
@@ -118,11 +125,12 @@ def step(
     return _set_timer(state, commands)
 
 
-def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
-    """Enters arrivals and losses into the table of tasks.
+def _book(state: ServerState, table: Table) -> tuple[ServerState, Table, int, str]:
+    """Enters arrivals, progress and losses into the table of tasks.
 
     Rows whose ticket is unknown, or whose task has already arrived, are duplicates or strangers.
-    Returns the state, how many tasks were lost, and a reason to give up ("" for none).
+    Returns the state, the rows that tell of progress, how many tasks were lost, and a reason to give up
+    ("" for none).
     """
     now, kinds = int(table["now"][-1]), table["kind"]
     if len(table) == 1 and kinds[0] in (ARRIVED, LOST):
@@ -130,10 +138,13 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     tasks = state.tasks
     at = np.searchsorted(tasks["ticket"], table["ticket"])
     at = np.minimum(at, max(len(tasks) - 1, 0))
-    arrived, lost = kinds == ARRIVED, kinds == LOST
-    of_task = arrived | lost
+    arrived, lost, progressed = kinds == ARRIVED, kinds == LOST, kinds == PROGRESSED
+    of_task = arrived | lost | progressed
     live = of_task & (tasks["ticket"][at] == table["ticket"]) if len(tasks) else np.zeros(len(table), bool)
     live &= ~tasks["arrived"][at] if len(tasks) else False
+    if progressed.any() and len(tasks):  # said again, or said after it was told to send: nothing new
+        asks = (tasks["lease"][at] == Lease.TRAINING) & (tasks["done"][at] < tasks["steps"][at])
+        live &= ~progressed | asks
     away = (kinds == LEFT) | (kinds == JOINED)
     any_away = away.any()
     if any_away and live.any():
@@ -143,13 +154,14 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
         live_rows = np.flatnonzero(live)
         first = np.unique(table["ticket"][live_rows], return_index=True)[1]
         live[np.delete(live_rows, first)] = False
-    arrived, lost = live & arrived, live & lost
+    arrived, lost, progressed = live & arrived, live & lost, live & progressed
 
-    run, longest = _losses_in_a_row(state.num_lost, arrived, lost)
-    if arrived.any():
+    run, longest = _losses_in_a_row(state.num_lost, arrived | progressed, lost)
+    if arrived.any() or progressed.any():
         tasks = joined(tasks)  # a copy
         tasks["arrived"][at[arrived]] = True
         tasks["arrived_at"][at[arrived]] = table["now"][arrived]
+        tasks["done"][at[progressed]] = tasks["steps"][at[progressed]]
     gone = np.zeros(len(tasks), bool)
     gone[at[lost]] = True
     if any_away:  # who leaves, or joins anew, no longer works on what it was sent
@@ -157,10 +169,10 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, int, str]:
     num_gone = int(np.count_nonzero(gone))
     news = num_gone > 0 or bool(live.any())
     state, why = _booked(state, now, taken(tasks, ~gone) if num_gone else tasks, run, longest, news)
-    return state, num_gone, why
+    return state, table[progressed], num_gone, why
 
 
-def _book_one(state: ServerState, now: int, ticket: int, lost: bool) -> tuple[ServerState, int, str]:
+def _book_one(state: ServerState, now: int, ticket: int, lost: bool) -> tuple[ServerState, Table, int, str]:
     """`_book` of one arrival or loss, in Python's numbers: an asynchronous run has one at a time."""
     tasks = state.tasks
     at = int(tasks["ticket"].searchsorted(ticket))
@@ -172,7 +184,7 @@ def _book_one(state: ServerState, now: int, ticket: int, lost: bool) -> tuple[Se
         tasks, run = joined(tasks), 0
         tasks["arrived"][at], tasks["arrived_at"][at] = True, now
     state, why = _booked(state, now, tasks, run, run, live)
-    return state, int(lost), why
+    return state, NO_PROGRESS, int(lost), why
 
 
 def _booked(
@@ -243,6 +255,9 @@ def _decide(state: ServerState, plan: Plan) -> tuple[ServerState, list[Command]]
         commands.append(Accept(frozen(plan.accept), frozen(staleness), frozen(took / SECOND)))
     if len(plan.discard):
         commands.append(Discard(frozen(plan.discard), plan.reason))
+    if len(plan.go_on) or len(plan.finish):
+        state, told = _answer(state, plan)
+        commands += told
     if len(plan.accept) or len(plan.discard):
         kept = np.ones(len(state.tasks), bool)
         for tickets in (plan.accept, plan.discard):
@@ -258,16 +273,34 @@ def _decide(state: ServerState, plan: Plan) -> tuple[ServerState, list[Command]]
     return state, commands
 
 
+def _answer(state: ServerState, plan: Plan) -> tuple[ServerState, list[Command]]:
+    """Tells those who ask to make more steps, or to send what they have."""
+    tasks, commands = joined(state.tasks), list[Command]()
+    for tickets, lease in ((plan.go_on, Lease.TRAINING), (plan.finish, Lease.SENDING)):
+        at = tasks["ticket"].searchsorted(tickets)
+        tasks["lease"][at], tasks["since"][at] = lease, state.now_ns
+    if len(plan.go_on):
+        tasks["steps"][tasks["ticket"].searchsorted(plan.go_on)] += plan.go_on_steps.astype(np.int32)
+        commands.append(Continue(frozen(plan.go_on), frozen(plan.go_on_steps)))
+    if len(plan.finish):
+        commands.append(Finish(frozen(plan.finish)))
+    return state.but(tasks=frozen(tasks), num_stalled=0), commands
+
+
 def _send(
     algorithm: Algorithm, seed: int, state: ServerState, plan: Plan, present: Candidates
 ) -> tuple[ServerState, list[Command], str]:
     """Draws clients and sends them work, or says when to try again, or why it never will."""
-    free = Free(present, _busy(state.tasks))
-    draw = rng(seed, "select", state.num_draws)
-    drawn = _held(
-        algorithm.select, algorithm.select.draw(state.select, plan.send, free, draw), plan.send, free
-    )
-    state = state.but(num_draws=state.num_draws + 1)
+    busy = _busy(state.tasks)
+    free = Free(present, busy)
+    drawn = free.among(plan.named)[: plan.send]
+    if (wanted := plan.send - len(drawn)) > 0:
+        if len(plan.named) or len(plan.spared):
+            free = Free(present, np.unique(np.concatenate([busy, plan.named, plan.spared])))
+        draw = rng(seed, "select", state.num_draws)
+        state = state.but(num_draws=state.num_draws + 1)
+        more = _held(algorithm.select, algorithm.select.draw(state.select, wanted, free, draw), wanted, free)
+        drawn = np.concatenate([drawn, more]) if len(drawn) else more
     short = len(drawn) < plan.send
     clients = drawn if len(drawn) >= plan.min_start else drawn[:0]
     commands: list[Command] = []
@@ -280,6 +313,9 @@ def _send(
             version=state.version,
             sent_at=state.now_ns,
             attempt=state.tally.of(clients),
+            steps=plan.steps,
+            lease=Lease.TRAINING if plan.leased else Lease.NONE,
+            since=state.now_ns,
         )
         both = joined(state.tasks, tasks)
         deadline = state.deadline_ns
@@ -289,7 +325,7 @@ def _send(
             tasks=frozen(both),
             tally=state.tally.add(clients),
             next_ticket=state.next_ticket + len(clients),
-            peak_out=max(state.peak_out, len(free.busy) + len(clients)),
+            peak_out=max(state.peak_out, len(busy) + len(clients)),
             deadline_ns=deadline,
         )
         commands.append(Train(frozen(tasks)))

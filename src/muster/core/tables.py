@@ -66,6 +66,17 @@ class Reason(IntEnum):
     """The client went offline before it reported."""
 
 
+class Lease(IntEnum):
+    """Whether a task's number of steps is settled when it is sent, or asked for on the way."""
+
+    NONE = 0
+    """It reports when its steps are made."""
+    TRAINING = 1
+    """It says `Progressed` when its steps are made, and waits to be told whether to go on."""
+    SENDING = 2
+    """It has been told to send its update."""
+
+
 class Refusal(IntEnum):
     """Why the gate refused an update that arrived; 0 means that it counts."""
 
@@ -83,7 +94,8 @@ EVENT = np.dtype(
         ("client", "i8"),
         ("ticket", "i8"),  # of Woke: the timer's number; of Advanced: the version
         ("steps", "i4"),
-        ("secs", "f8"),  # the client's compute seconds
+        ("secs", "f8"),  # the client's compute seconds; of Progressed: of one of its last steps
+        ("send_secs", "f8"),  # of Progressed: what sending its update would take
         ("reason", "i1"),
     ]
 )
@@ -99,6 +111,9 @@ TASK = np.dtype(
         ("steps", "i4"),  # mini-batch steps that the pace decided on; 0: what the job's train section says
         ("arrived", "?"),  # reported, but neither accepted nor discarded yet
         ("arrived_at", "i8"),  # ns; 0 until then
+        ("lease", "i1"),  # Lease: whether it asks again after its steps
+        ("done", "i4"),  # of a leased task: steps made, as it last said
+        ("since", "i8"),  # ns; of a leased task: when it was last told what to do
     ]
 )
 """One row a task that the server waits for or has not decided on."""
@@ -174,6 +189,8 @@ class Appetite:
     """Also stop after the first `Lost` row: the pace answers each loss at its instant."""
     num_losses: int | None = None
     """Also stop after so many `Lost` rows: `step` may have to give up with the last of them."""
+    whole_instant: bool = False
+    """Instead: all rows of the next instant, and no others; who asks at one instant is answered at once."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +210,21 @@ class Accept:
     tickets: Ids
     staleness: Ids
     took_secs: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Continue:
+    """These leased tasks make `steps` i64[K] more steps before they ask again."""
+
+    tickets: Ids
+    steps: Ids
+
+
+@dataclass(frozen=True)
+class Finish:
+    """These leased tasks send their updates now."""
+
+    tickets: Ids
 
 
 @dataclass(frozen=True)
@@ -233,4 +265,4 @@ class Stop:
     why: str
 
 
-Command: TypeAlias = Train | Accept | Discard | Advance | WakeAt | Evaluate | Stop
+Command: TypeAlias = Train | Accept | Continue | Finish | Discard | Advance | WakeAt | Evaluate | Stop

@@ -56,6 +56,8 @@ class Clock(Part):
     """What a device draws while it trains; with `link_watts`, records count joules, used and wasted."""
     link_watts: float | None = None
     """What it draws while it loads or sends; one of the two alone: the other is 0."""
+    query_secs: float = 0.0
+    """What asking the server whether to go on takes a client (ESync): half there, half back."""
 
     def __post_init__(self) -> None:
         self.check_choice("compute", ("examples", "flops", "fedscale", "fedscale_lognormal"))
@@ -64,6 +66,7 @@ class Clock(Part):
         self.check_number("server_up_kbps", above=0)
         self.check_number("compute_watts", at_least=0)
         self.check_number("link_watts", at_least=0)
+        self.check_number("query_secs", at_least=0, at_most=1e6)
         listed = self.changes
         if not isinstance(listed, (tuple, list)) or not all(_is_change(change) for change in listed):
             allowed = (

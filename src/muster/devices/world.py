@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.population import Candidates, Everyone, Online, Population
+from muster.core.population import Candidates, Everyone, Foreseen, Online, Population
 from muster.core.randomness import uniform, uniforms
-from muster.core.tables import EVENT, SECOND, TASK, Ids, Kind, Reason, Table, rows, taken
+from muster.core.tables import EVENT, SECOND, TASK, Ids, Kind, Lease, Reason, Table, joined, rows, taken
 from muster.core.work import Work
 
 from .availability import FAR, share_online
@@ -91,9 +91,17 @@ class World:
 
     def expected_secs(self) -> npt.NDArray[np.float64]:
         """Seconds that each client's first task takes, f64[C], unless it is lost."""
+        legs = self.foreseen()
+        return np.asarray(legs.load_secs + legs.train_secs + legs.send_secs, np.float64)
+
+    def foreseen(self) -> Foreseen:
+        """The legs of each client's first task, and one of its steps."""
         clients = np.arange(self.population.num_clients)
-        timing = self.timing(rows(TASK, len(clients), client=clients))
-        return np.asarray((timing["down"] + timing["compute"] + timing["up"]) / SECOND, np.float64)
+        whole = self.timing(rows(TASK, len(clients), client=clients))
+        one = self.timing(rows(TASK, len(clients), client=clients, steps=1))
+        return Foreseen(
+            *(leg / SECOND for leg in (whole["down"], one["compute"], whole["compute"], whole["up"]))
+        )
 
     def losses(self, tasks: Table, timing: Table) -> tuple[Ids, Table]:
         """i64[K] ns after which each task is lost unless it has reported before, FAR: never; and Reason."""
@@ -101,6 +109,10 @@ class World:
         after, why = np.full(len(tasks), FAR), np.zeros(len(tasks), np.int8)
         lost = uniforms(self.seed, "lost", ids, attempts) < self.dropout
         if lost.any():
+            if tasks[
+                "lease"
+            ].any():  # how many steps these will make is not known: a step's time is drawn from
+                timing = self.timing(_first_step(tasks))
             total = (timing["down"] + timing["compute"] + timing["up"])[lost]
             share = uniforms(self.seed, "lost at", ids[lost], attempts[lost])
             after[lost] = np.maximum((total * share).astype(np.int64), 1)
@@ -114,9 +126,12 @@ class World:
         return after, why
 
     def reports(self, tasks: Table, timing: Table) -> Table:
-        """EVENT rows for TASK rows, in their order: `Arrived`, when all three legs are over."""
+        """EVENT rows for TASK rows, in their order: what each says next, unless it is lost before.
+
+        `Arrived`, when all three legs are over; of a leased task first `Progressed`, when its steps are made.
+        """
         ids = tasks["client"]
-        return rows(
+        table = rows(
             EVENT,
             len(tasks),
             now=tasks["sent_at"] + timing["down"] + timing["compute"] + timing["up"],
@@ -128,10 +143,32 @@ class World:
             ),
             secs=timing["compute"] / SECOND,
         )
+        if (leased := tasks["lease"] > 0).any():
+            table[leased] = self._next_word(table[leased], tasks[leased], timing[leased])
+        return table
+
+    def _next_word(self, table: Table, tasks: Table, timing: Table) -> Table:
+        """EVENT rows of leased tasks: half a query's time there, half of it back."""
+        training = tasks["lease"] == Lease.TRAINING
+        query = round(self.clock.query_secs * SECOND)
+        told_at = tasks["since"] + query // 2
+        done = joined(tasks)  # a copy
+        done["steps"] = tasks["done"]
+        begun = tasks["done"] > 0
+        before = np.where(begun, self.timing(done)["compute"], 0)
+        starts = np.where(begun, told_at, tasks["sent_at"] + timing["down"])
+        took = np.maximum(timing["compute"] - before, 1)  # time passes, even for who has no examples
+        table["now"] = np.where(training, starts + took + query - query // 2, told_at + timing["up"])
+        table["kind"] = np.where(training, Kind.PROGRESSED, Kind.ARRIVED)
+        table["steps"] = np.where(training, tasks["steps"], tasks["done"])
+        each = took / np.maximum(tasks["steps"] - tasks["done"], 1)
+        table["secs"] = np.where(training, each, timing["compute"]) / SECOND
+        table["send_secs"] = timing["up"] / SECOND
+        return table
 
     def outcomes(self, tasks: Table) -> Table:
         """EVENT rows in key order: each task's `Arrived`, or `Lost` somewhere on its way."""
-        if len(tasks) == 1:
+        if len(tasks) == 1 and not tasks["lease"][0]:
             return self._outcome(tasks)
         timing = self.timing(tasks)
         table = self.reports(tasks, timing)
@@ -166,5 +203,12 @@ class World:
             steps = int(
                 self.work.num_steps(np.asarray(who.num_examples[client], np.int64), int(task["steps"]))
             )
-        table[0] = (now, kind, client, task["ticket"], steps, secs, why)
+        table[0] = (now, kind, client, task["ticket"], steps, secs, 0.0, why)
         return table
+
+
+def _first_step(tasks: Table) -> Table:
+    """TASK rows in which leased tasks have one step."""
+    first = joined(tasks)  # a copy
+    first["steps"] = np.where(tasks["lease"] > 0, 1, tasks["steps"])
+    return first

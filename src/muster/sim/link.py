@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.tables import EVENT, SECOND, Ids, Kind, Table, frozen, joined, rows, taken
+from muster.core.tables import EVENT, SECOND, Ids, Kind, Lease, Table, frozen, joined, rows, taken
 from muster.devices.availability import FAR
 
 from .costs import SPENT, Timed
@@ -26,6 +26,8 @@ MAX_FLOWS = 2_000
 """Tasks that may be out at once: each change looks at all of them."""
 
 DOWN, COMPUTE, UP, OVER = 0, 1, 2, 3
+ASKS = 4
+"""A leased task has made its steps and waits to be told what to do."""
 
 FLOW = np.dtype(
     [
@@ -40,6 +42,8 @@ FLOW = np.dtype(
         ("speed", "f8"),  # share of the client's own speed, above 0, at most 1
         ("ends", "i8"),  # when the leg at hand ends, as things stand
         ("loaded_at", "i8"),  # when computing began
+        ("lease", "i1"),  # Lease
+        ("asks_after", "i8"),  # ns; what asking takes on top of a leased task's steps
         ("lost_at", "i8"),
         ("why", "i1"),  # Reason of being lost then
     ]
@@ -101,9 +105,32 @@ class ServerLink:
         sent_at = tasks["sent_at"]
         lost_at = np.where(after < FAR, sent_at + np.minimum(after, FAR - 1), FAR)
         new = rows(FLOW, len(tasks), **columns, **legs, sent_at=sent_at, lost_at=lost_at, why=why)
-        new["left"] = timing["down"]
+        new["left"], new["lease"] = timing["down"], tasks["lease"]
+        # what is told when it asks: computing and asking, after the download that it shares with others
+        asks = reports["now"] - sent_at - timing["down"] - timing["compute"]
+        new["asks_after"] = np.where(new["lease"] == Lease.TRAINING, asks, 0)
         self._pass(int(sent_at[0]))
         self._flows = joined(self._flows, new)
+        self._share()
+
+    def answer(self, world: Timed, tasks: Table) -> None:
+        """Leased tasks that asked go on computing, or begin to send, at the instant they are told."""
+        now = int(tasks["since"][0])
+        timing = world.timing(tasks)
+        reports = world.reports(tasks, timing)
+        self._pass(now)
+        flows = self._flows
+        at = np.searchsorted(flows["ticket"], tasks["ticket"])
+        goes_on = tasks["lease"] == Lease.TRAINING
+        for name in ("kind", "steps", "secs", "send_secs"):
+            flows[name][at] = reports[name]
+        flows["lease"][at] = tasks["lease"]
+        flows["compute"][at] = timing["compute"]
+        flows["leg"][at] = np.where(goes_on, COMPUTE, UP)
+        flows["left"][at] = flows["up"][at]
+        # sending begins when the answer is there; the time of that is small, and shares no link
+        flows["asks_after"][at] = 0
+        flows["ends"][at] = np.where(goes_on, reports["now"], now)
         self._share()
 
     def stop(self, tickets: Ids, now: int) -> None:
@@ -161,23 +188,26 @@ class ServerLink:
         out = ~flows["ended"]
         lost = out & (flows["lost_at"] <= now)
         done = out & ~lost & (flows["ends"] <= now)
+        asks = done & (flows["leg"] == COMPUTE) & (flows["lease"] == Lease.TRAINING)
+        flows["leg"][asks], flows["ends"][asks], flows["now"][asks] = ASKS, FAR + 1, now
+        done &= ~asks
         flows["leg"][done] += 1
         for leg, name in ((COMPUTE, "compute"), (UP, "up")):
             begins = done & (flows["leg"] == leg)
             flows["left"][begins] = flows[name][begins]
-            flows["ends"][begins] = now + flows[name][begins]
+            flows["ends"][begins] = now + flows[name][begins] + flows["asks_after"][begins]
         flows["loaded_at"][done & (flows["leg"] == COMPUTE)] = now
         over = lost | (done & (flows["leg"] == OVER))
         flows["ended"][over], flows["now"][over] = True, now
         flows["kind"][lost], flows["reason"][lost] = Kind.LOST, flows["why"][lost]
         flows["steps"][lost], flows["secs"][lost] = 0, 0.0
         self._share()
-        return np.asarray(over, np.bool_)
+        return np.asarray(over | asks, np.bool_)
 
     def _pass(self, now: int) -> None:
         """Lets time pass for what is being transferred."""
         flows = self._flows
-        moving = ~flows["ended"] & (flows["leg"] != COMPUTE)
+        moving = ~flows["ended"] & ((flows["leg"] == DOWN) | (flows["leg"] == UP))
         passed = (now - self._since) * flows["speed"][moving]
         flows["left"][moving] = np.maximum(flows["left"][moving] - passed, 0.0)
         self._since = now

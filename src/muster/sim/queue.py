@@ -6,7 +6,7 @@ A round of 13,000 tasks is one run, and most deliveries are one slice of it. The
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import TypeAlias
 
@@ -18,6 +18,7 @@ Key: TypeAlias = tuple[int, int, int]
 
 ARRIVED, LOST = int(Kind.ARRIVED), int(Kind.LOST)
 NEVER: Key = (2**63 - 1, 0, 0)
+ALL = 2**62
 WINDOW = 4096
 """Rows looked at in one go: a delivery of one row must not scan a long run."""
 
@@ -84,6 +85,9 @@ class Queue:
         """The next rows, no further than the appetite and the timer allow; None: nothing is pending."""
         timer: Key = NEVER if self._timer is None else (self._timer[0], int(Kind.WOKE), -1)
         pieces: list[Table] = []
+        if appetite.whole_instant and self._heap:
+            instant = (self._heap[0][0][0] + 1, -1, -1)
+            timer, appetite = min(timer, instant), replace(appetite, num_arrivals=ALL, num_losses=None)
         wanted, losses, full = appetite.num_arrivals, appetite.num_losses, False
         if appetite.stop_at_loss:
             losses = 1

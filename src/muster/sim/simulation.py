@@ -25,9 +25,11 @@ from muster.core.tables import (
     Accept,
     Advance,
     Command,
+    Continue,
     Discard,
     Evaluate,
     Events,
+    Finish,
     Ids,
     Kind,
     Reason,
@@ -211,6 +213,8 @@ class Simulation:
                     self._accepted.append((self._find(tickets), command))
                 case Discard(tickets, reason):
                     self._discard(tickets, reason)
+                case Continue(tickets) | Finish(tickets):
+                    self._answer(tickets)
                 case WakeAt(time_ns, number):
                     self._queue.wake_at(time_ns, number)
                 case Evaluate(version):
@@ -223,6 +227,14 @@ class Simulation:
     def _find(self, tickets: Ids) -> Table:
         """The tasks of tickets that were out before the last step."""
         return taken(self._out, np.searchsorted(self._out["ticket"], tickets))
+
+    def _answer(self, tickets: Ids) -> None:
+        """Leased tasks have been told what to do: when they will be heard of next."""
+        tasks = taken(self.state.tasks, np.searchsorted(self.state.tasks["ticket"], tickets))
+        if self.link is None:
+            self._queue.push(self.world.outcomes(tasks))
+        else:
+            self.link.answer(self.world, tasks)
 
     def _discard(self, tickets: Ids, reason: Reason) -> None:
         tasks = self._find(tickets)
