@@ -30,7 +30,7 @@ def test_a_failed_training_is_not_the_users_mistake():
 
 def test_every_error_of_the_module_is_under_the_root():
     made = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
-    assert len(made) == 7
+    assert len(made) == 9
     assert all(issubclass(e, errors.MusterError) for e in made)
 
 

@@ -13,7 +13,7 @@ from muster.core.algorithm import Pace
 from muster.core.part import dumps, loads
 from muster.core.randomness import rng
 from muster.core.state import Limits
-from muster.core.tables import SECOND, Appetite
+from muster.core.tables import SECOND, TASK, Appetite, rows
 from worlds.rig import (
     NAMES,
     Rig,
@@ -168,7 +168,8 @@ def assert_cutting_changes_nothing(algorithm, world, seed=5, limits=LIMITS, kbps
         assert cuts.told_records() == whole.told_records()
         assert cuts.sim.ended == whole.sim.ended
         if cut is None:
-            assert max(len(events.table) for events in cuts.events) == 1
+            whole_instants = algorithm.pace.appetite(algorithm.pace.init(), rows(TASK, 0)).whole_instant
+            assert whole_instants or max(len(events.table) for events in cuts.events) == 1
 
 
 @every_algorithm
@@ -220,7 +221,7 @@ def test_law_13_where_a_run_gives_up_in_the_middle_of_a_round(name):
     world = Dwindling(duration=early)
     assert_cutting_changes_nothing(algorithm, world, limits=Limits(rounds=6))
     rig = Rig(algorithm, world).run()
-    assert rig.sim.ended.why.endswith("no client reports any more")
+    assert rig.sim.ended.why.endswith(("no client reports any more", "too few clients reported"))
 
 
 def test_batches_are_batches():

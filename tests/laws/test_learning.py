@@ -45,7 +45,7 @@ def skip_what_takes_other_steps(algorithm):
 @every_algorithm
 def test_law_1_one_client_with_all_data_and_one_step_is_central_sgd(name):
     """An adaptive server is swapped for one that adds the delta: the law is of the other four parts."""
-    algorithm = plain(small(name, cohort=1, size=1, concurrency=1))
+    algorithm = plain(small(name, cohort=1, size=1, concurrency=1, workers=1, period_secs=1e-6))
     skip_what_is_no_mean(algorithm)
     skip_what_takes_other_steps(algorithm)
     learner = numpy_learner(Work(steps=1, batch_size=0), algorithm.local)
@@ -65,7 +65,7 @@ def test_law_2_identical_fresh_updates_combine_to_that_update(name, update):
     skip_what_is_no_mean(small(name))
     rig = Rig(plain(small(name)), make_learner=lambda: Fixed(lambda client: update), limits=Limits(rounds=1))
     rig.run()
-    assert len(set(rig.records[1].clients)) == rig.algorithm.pace.max_accepts > 1
+    assert len(set(rig.records[1].clients)) == rig.algorithm.pace.max_accepts
     # the sum is exact to 2^-48 of an update, so that rounding to float32 gives the update itself
     shared = np.ones(rig.plane.spec.size, bool)
     shared[rig.plane._crew._trainer.personal] = False

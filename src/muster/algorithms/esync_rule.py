@@ -1,7 +1,7 @@
 """ESync's rule: how many more steps a worker makes before it pushes, so that the slowest waits for nobody.
 
-Algorithm 1 and equations 1 to 3 of the paper that `esync.py` cites. The simulator's pace and the state server of
-a deployment both ask it. Times are integer nanoseconds of one clock, so that 0.1 + 0.2 is 0.3.
+Algorithm 1 and equations 1 to 3 of the paper that `esync.py` cites; a simulation and the state server of a
+deployment both ask it. Times are integer nanoseconds of one clock, so that 0.1 + 0.2 is 0.3.
 """
 
 from __future__ import annotations
