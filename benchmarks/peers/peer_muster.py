@@ -1,11 +1,13 @@
-"""Works A and B with Muster, in one process, from the same arrays as the peers."""
+"""Works A to D with Muster, from the same arrays as the peers."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-from dataclasses import dataclass, field
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,40 +40,55 @@ class Work(DataSet):
         return Raw(facts, Examples(x, y), Examples(x[:100], y[:100]), owner, names)
 
 
+def cpu_secs() -> float:
+    """CPU time of this process and the workers that it has."""
+    ticks = 0
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     """Runs and prints one line of JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=("A", "B"))
+    parser.add_argument("work", choices=("A", "B", "C", "D"))
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--engine", type=json.loads, default={}, help="settings of the job's engine, in JSON")
+    parser.add_argument("--per-round", type=int, help="clients a round, if not the work's own")
     args = parser.parse_args()
     work = workload(args.work)
+    if args.per_round:
+        work = replace(work, per_round=args.per_round)
     rounds = args.rounds or work.rounds
-    convolutional = f"{HERE}/torch_models.py:WorkA"
+    models = {name: f"{HERE}/torch_models.py:Work{name}" for name in "AC"}
+    models |= {"B": {"name": "mlp", "hidden": [64]}, "D": {"name": "convnet2"}}
+    local = {"lr": work.lr, "clip_norm": work.clip_norm}
     job = {
         "name": f"work-{args.work}",
         "data": {"name": f"{HERE}/peer_muster.py:Work", "work": args.work},
-        "model": convolutional if args.work == "A" else {"name": "mlp", "hidden": [64]},
-        "algorithm": {"name": "fedavg", "pace": {"cohort": work.per_round}, "local": {"lr": work.lr}},
+        "model": models[args.work],
+        "algorithm": {"name": "fedavg", "pace": {"cohort": work.per_round}, "local": local},
         "population": "always_on",
         "train": {"epochs": 1, "batch_size": work.batch_size},
-        "engine": {"workers": args.workers},
+        "engine": {"workers": args.workers, **args.engine},
         "stop": {"rounds": rounds},
         "track": {"evaluate_every": 10**9},
     }
-    walls, cpus, before = [], [], resource.getrusage(resource.RUSAGE_SELF)
-    for record in muster.simulate(job):
-        now = resource.getrusage(resource.RUSAGE_SELF)
+    walls, cpus = [], [0.0]
+    run = muster.simulate(job)
+    for record in run:
         walls.append(record.wall_secs)
-        cpus.append(now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime)
-        before = now
+        cpus.append(cpu_secs())
+    cpus = np.diff(cpus).tolist()
     secs = np.diff(walls)[1:-1] if rounds > 2 else np.diff(walls)  # the last one is evaluated
     told = {
         "peer": "muster",
         "work": args.work,
         "secs": float(np.median(secs)),
         "cpu_secs": float(np.median(cpus[2:-1] if rounds > 2 else cpus[1:])),
-        "rss_mb": before.ru_maxrss / 1024,
+        "rss_mb": run.summary.peak_rss_bytes / 2**20,
     }
     print(json.dumps(told))
 

@@ -63,4 +63,4 @@ def descend(
 
 def to_arrays(vectors: Vectors) -> Mapping[str, Any]:
     """The vectors as NumPy arrays of their own."""
-    return {name: np.array(vector) for name, vector in vectors.items()}
+    return {name: np.asarray(vector).copy() for name, vector in vectors.items()}

@@ -1,0 +1,47 @@
+"""The benchmarks of the engine run, on a work that is cut to a few clients: that, not how fast."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bare():
+    pytest.importorskip("torch")
+    before = list(sys.path)
+    sys.path.insert(0, str(FOLDER / "peers"))
+    spec = importlib.util.spec_from_file_location("bare", FOLDER / "bare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path[:] = before
+
+
+@pytest.fixture(scope="module")
+def tiny(bare):
+    draw = np.random.default_rng(0)
+    clients = [(draw.standard_normal((n, 64), np.float32), draw.integers(0, 10, n)) for n in (3, 12, 20)]
+    return replace(
+        bare.workload("D"), clients=clients, per_round=2, batch_size=5, clip_norm=None, num_classes=10
+    )
+
+
+def test_batches_are_padded(bare, tiny):
+    x, y, real = bare.padded(tiny, [0, 1], np.random.default_rng(0))
+    assert x.shape == (2, 3, 5, 64) and y.shape == (2, 3, 5)
+    assert real.tolist() == [[3, 0, 0], [5, 5, 2]]
+    assert not x[0, 0, 3:].any() and x[1, 2, 1].any()
+
+
+@pytest.mark.parametrize("way", ["torch", "vmap", "jax"])
+def test_bare_loops_run(bare, tiny, way):
+    if way == "jax":
+        pytest.importorskip("jax")
+    train = bare.WAYS[way]("B", tiny)
+    assert train([0, 1]) == train([1, 2]) == 0.0
