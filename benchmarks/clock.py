@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from marked import write_between
 
 from muster.algorithms.fedavg import Sync, fedavg
 from muster.algorithms.fedbuff import Buffered, fedbuff
+from muster.algorithms.oort import oort
 from muster.core.algorithm import Algorithm
 from muster.core.population import Population
 from muster.core.randomness import rng
@@ -46,10 +48,13 @@ def population(num_clients: int) -> Population:
 
 def simulation(algorithm: Algorithm, who: Population, rounds: int) -> Simulation:
     """A clock-only run of so many versions."""
-    work = Work()
+    work, reads = Work(), bool(algorithm.select.reads)
     world = World(who, work, MODEL_BYTES, MODEL_BYTES, 0.06, SEED)
-    plane = ClockOnly(who.num_examples, work, SEED, surrogate=False)
-    return Simulation(algorithm, SEED, world, plane, initial_state(algorithm, who, Limits(rounds=rounds)))
+    if algorithm.select.foresees:
+        who = replace(who, task_secs=world.expected_secs())
+    state = initial_state(algorithm, who, Limits(rounds=rounds))
+    plane = ClockOnly(who.num_examples, work, SEED, surrogate=reads)
+    return Simulation(algorithm, SEED, world, plane, state, surrogate=reads)
 
 
 def one(name: str, num_clients: int) -> dict[str, float]:
@@ -59,9 +64,12 @@ def one(name: str, num_clients: int) -> dict[str, float]:
     opened = time.perf_counter() - begun
     told = {"opened": opened, "seconds": 0.0, "cpu": 0.0, "tasks": 0, "events": 0, "online": 0.0}
     if name != "open":
-        algorithm = fedavg().but(pace=Sync(cohort=num_clients // 100, over_commit=1.3))
-        if name == "fedbuff":
-            algorithm = fedbuff().but(pace=Buffered(size=100, concurrency=1_000))
+        pace = Sync(cohort=num_clients // 100, over_commit=1.3)
+        algorithm = {
+            "Uniform": fedavg().but(pace=pace),
+            "Oort": oort().but(pace=pace),
+            "fedbuff": fedbuff().but(pace=Buffered(size=100, concurrency=1_000)),
+        }[name]
         run = simulation(algorithm, who, ROUNDS)
         events = [0]
         run.log = lambda delivered: events.append(len(delivered.table))
@@ -82,35 +90,42 @@ def apart(name: str, num_clients: int) -> dict[str, float]:
     return dict(json.loads(done.stdout))
 
 
+def fitted(select: str, runs: dict[int, dict[str, float]]) -> str:
+    """A round's time as a + b x tasks, by relative least squares, wall and CPU."""
+    tasks = np.array([told["tasks"] / ROUNDS for told in runs.values()])
+    found = []
+    for kind in ("seconds", "cpu"):
+        secs = np.array([told[kind] / ROUNDS for told in runs.values()])
+        slope, offset = np.polyfit(tasks, secs, 1, w=1 / secs)
+        found.append(f"{1e3 * offset:.1f} ms + {1e6 * slope:.2f} us x tasks")
+    return (
+        f"- {select}: a round takes {found[0]} of wall time, {found[1]} of CPU time (relative least squares)."
+    )
+
+
 def main() -> None:
     """Prints and writes the table."""
-    rounds = {size: apart("fedavg", size) for size in SIZES}
+    rounds = {select: {size: apart(select, size) for size in SIZES} for select in ("Uniform", "Oort")}
     buffered, largest = apart("fedbuff", 1_000_000), apart("open", 10_000_000)
     lines = [
-        "| clients | tasks | seconds | CPU seconds | ms a round | us a task | peak RSS |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| select | clients | tasks | seconds | CPU seconds | ms a round | us a task | peak RSS |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for size, told in rounds.items():
-        tasks, secs = told["tasks"], told["seconds"]
-        lines.append(
-            f"| {size:,} | {tasks:,.0f} | {secs:.2f} | {told['cpu']:.2f} | {1e3 * secs / ROUNDS:.1f} "
-            f"| {1e6 * secs / tasks:.1f} | {told['rss'] / 1e6:.0f} MB |"
-        )
-    tasks = np.array([told["tasks"] / ROUNDS for told in rounds.values()])
-    lines.append("")
-    for kind, name in (("seconds", "Wall"), ("cpu", "CPU")):
-        secs = np.array([told[kind] / ROUNDS for told in rounds.values()])
-        slope, offset = np.polyfit(tasks, secs, 1, w=1 / secs)
-        lines.append(
-            f"- {name} time: a round takes {1e3 * offset:.1f} ms + {1e6 * slope:.2f} us x tasks (relative "
-            "least squares). FedBuff with 1,000 of 1,000,000 at work and a buffer of 100: "
-            f"{buffered['events']:,.0f} events in {buffered[kind]:.2f} s, "
-            f"{buffered['events'] / buffered[kind]:,.0f} a second."
-        )
+    for select, runs in rounds.items():
+        for size, told in runs.items():
+            tasks, secs = told["tasks"], told["seconds"]
+            lines.append(
+                f"| {select} | {size:,} | {tasks:,.0f} | {secs:.2f} | {told['cpu']:.2f} "
+                f"| {1e3 * secs / ROUNDS:.1f} | {1e6 * secs / tasks:.1f} | {told['rss'] / 1e6:.0f} MB |"
+            )
+    lines += ["", *(fitted(select, runs) for select, runs in rounds.items())]
+    speeds = [buffered["events"] / buffered[kind] for kind in ("seconds", "cpu")]
     lines += [
+        f"- FedBuff with 1,000 of 1,000,000 at work and a buffer of 100: {buffered['events']:,.0f} events in "
+        f"{buffered['seconds']:.2f} s, {speeds[0]:,.0f} a second; {speeds[1]:,.0f} a second of CPU time.",
         f"- A population of 10,000,000 opens in {largest['opened']:.1f} s "
-        f"({largest['rss'] / 1e6:,.0f} MB peak); {100 * rounds[10_000]['online']:.0f} % are online. "
-        f"Load of the machine ({os.cpu_count()} cores): {os.getloadavg()[0]:.1f}.",
+        f"({largest['rss'] / 1e6:,.0f} MB peak); {100 * buffered['online']:.0f} % are online. Load of the machine ({os.cpu_count()} cores): "
+        f"{os.getloadavg()[0]:.1f}.",
     ]
     print("\n".join(lines))
     write_between(Path(__file__).parent.parent / "docs/benchmarks.md", "clock", "\n".join(lines))
