@@ -124,8 +124,8 @@ def main() -> None:
         f"- FedBuff with 1,000 of 1,000,000 at work and a buffer of 100: {buffered['events']:,.0f} events in "
         f"{buffered['seconds']:.2f} s, {speeds[0]:,.0f} a second; {speeds[1]:,.0f} a second of CPU time.",
         f"- A population of 10,000,000 opens in {largest['opened']:.1f} s "
-        f"({largest['rss'] / 1e6:,.0f} MB peak); {100 * buffered['online']:.0f} % are online. Load of the machine ({os.cpu_count()} cores): "
-        f"{os.getloadavg()[0]:.1f}.",
+        f"({largest['rss'] / 1e6:,.0f} MB peak); {100 * buffered['online']:.0f} % are online. "
+        f"Load of the machine ({os.cpu_count()} cores): {os.getloadavg()[0]:.1f}.",
     ]
     print("\n".join(lines))
     write_between(Path(__file__).parent.parent / "docs/benchmarks.md", "clock", "\n".join(lines))
