@@ -11,12 +11,12 @@ In terms of Δ = -lr g, which is what arrives, the correction is - (λ / lr) Δ�
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from array_api_compat import array_namespace
 
-from muster.core.algorithm import Algorithm, Local, Vectors
+from muster.core.algorithm import Algorithm, Local, Vectors, borrowed
 from muster.core.tables import Table
 
 from .asgd import asgd
@@ -47,7 +47,7 @@ class Compensated(Mean):
 
     def fitted(self, local: Local) -> Self:
         """With the clients' rate."""
-        return self if self.lr is not None else replace(self, lr=getattr(local, "lr", None))
+        return borrowed(self, "lr", local)
 
     def shift(
         self, up: Vectors, sent: Vectors, now: Vectors, report: Table, kept: Vectors

@@ -9,10 +9,10 @@ Dynamic Regularization. ICLR 2021, arXiv:2111.04263, algorithm 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from muster.core.algorithm import Algorithm, Array, Info, Local, Server, Vectors
+from muster.core.algorithm import Algorithm, Array, Info, Local, Server, Vectors, borrowed
 
 from .fedavg import Mean, fedavg
 
@@ -65,7 +65,7 @@ class Unbend(Server):
 
     def fitted(self, local: Local) -> Self:
         """With the clients' alpha."""
-        return self if self.alpha is not None else replace(self, alpha=getattr(local, "alpha", None))
+        return borrowed(self, "alpha", local)
 
     def init(self, params: Array) -> Vectors:
         """h = 0."""

@@ -9,13 +9,13 @@ arXiv:1905.10497, algorithm 2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.algorithm import Algorithm, Combine, Local
+from muster.core.algorithm import Algorithm, Combine, Local, borrowed
 from muster.core.population import Population
 from muster.core.tables import Table
 
@@ -49,7 +49,7 @@ class Fair(Combine):
 
     def fitted(self, local: Local) -> Self:
         """With the clients' rate."""
-        return self if self.lr is not None else replace(self, lr=getattr(local, "lr", None))
+        return borrowed(self, "lr", local)
 
     def max_weight(self, population: Population) -> float:
         """The largest loss's."""

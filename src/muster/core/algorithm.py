@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Mapping, Self, TypeAlias
+from typing import Any, ClassVar, Mapping, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from .errors import FieldError
 from .params import ParamSpec
 from .part import Part
 from .population import Free, Population
@@ -33,6 +34,8 @@ State: TypeAlias = Mapping[str, Any]
 
 Array: TypeAlias = Any
 """A flat float32 vector of any array library that the array API covers."""
+
+P = TypeVar("P", bound=Part)
 
 Vectors: TypeAlias = Mapping[str, Array]
 """Vectors by name."""
@@ -232,6 +235,20 @@ class Local(Part):
     def own(self, params: Array, kept: Vectors) -> Array:
         """The parameters that the client itself uses, from the newest model's and what it keeps."""
         return params
+
+
+def borrowed(part: P, field: str, local: Local) -> P:
+    """The part with `field` as the clients' rule has it, unless it is given.
+
+    Raises:
+        FieldError: Neither has it.
+    """
+    if getattr(part, field) is not None:
+        return part
+    if getattr(local, field, None) is None:
+        allowed = f"given, since the clients' rule, {local.part_name()}, has no {field}"
+        raise FieldError(part.part_name(), field, None, allowed)
+    return cast(P, replace(cast(Any, part), **{field: getattr(local, field)}))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from muster.core.errors import DataError, JobError, nearest
+from muster.core.errors import DataError, FieldError, JobError, nearest
 from muster.core.tables import REPORT
 from muster.devices.imported import Imported
 from muster.devices.trace_folder import read_facts
@@ -45,7 +45,7 @@ def check_population(job: Job, num_clients: int) -> None:
 def conflicts(job: Job) -> list[Conflict]:
     """All that makes the job impossible and can be known before its data is read."""
     most = num_clients(job) or getattr(job.data.partition, "max_clients", None)
-    found = _backend(job) + _task(job) + _target(job) + _reads(job) + _link(job) + _attack(job)
+    found = _backend(job) + _task(job) + _target(job) + _reads(job) + _parts(job) + _link(job) + _attack(job)
     if isinstance(most, int):
         found += _population(job, most)
     if isinstance(job.population, Imported):
@@ -93,6 +93,41 @@ def _link(job: Job) -> list[Conflict]:
         f"but algorithm.pace has up to {most:,} out at once; lower that, or leave the link out"
     )
     return [((("clock", "server_down_kbps"), ("clock", "server_up_kbps"), ("clock",)), text)]
+
+
+def _parts(job: Job) -> list[Conflict]:
+    """Parts of the data plane that do not speak of the same vectors."""
+    local, combine, server = job.algorithm.local, job.algorithm.combine, job.algorithm.server
+    names = local.part_name(), combine.part_name(), server.part_name()
+    found: list[Conflict] = []
+
+    def note(section: str, text: str) -> None:
+        found.append(((("algorithm", section, "name"), ("algorithm", section), ("algorithm",)), text))
+
+    sent = set(local.down) - {"model"}
+    known = set(server.init(np.zeros(1, np.float32))) if sent else set()
+    for name in sorted(set(server.reads) - set(local.up)):
+        note(
+            "server",
+            f"algorithm.server {names[2]} needs {name!r}, which algorithm.local {names[0]} does not send",
+        )
+    for name in sorted(sent - known):
+        note(
+            "local",
+            f"algorithm.local {names[0]} is to be sent {name!r}, which algorithm.server {names[2]} lacks",
+        )
+    if combine.needs_all and len(local.up) > 1:
+        more = ", ".join(local.up[1:])
+        note(
+            "combine",
+            f"algorithm.combine {names[1]} takes deltas only, but {names[0]} sends {more} too; take mean",
+        )
+    for section, part in (("combine", combine), ("server", server)):
+        try:
+            part.fitted(local)
+        except FieldError as error:
+            note(section, f"algorithm.{section}: {error}")
+    return found
 
 
 def _reads(job: Job) -> list[Conflict]:
