@@ -27,6 +27,7 @@ from muster.learn.learners import choose_engine, make_learner
 from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment
 from muster.learn.trainer import Folding, Trainer
+from muster.privacy import Privacy, expecting, reckoned
 from muster.sim.clock_only import ClockOnly
 from muster.sim.costs import Power
 from muster.sim.link import Flows, ServerLink
@@ -62,6 +63,8 @@ class Session:
     spec: ParamSpec
     choices: tuple[str, ...]
     num_clients: int
+    privacy: Privacy | None = None
+    """How a private run is accounted for."""
 
     def mark(self) -> Boundary:
         """The end of a version: references, and a copy of the flows of a shared link."""
@@ -116,10 +119,11 @@ def compose(
     engine = choose_engine(asked.backend, asked.mode, asked.chunk, job.model, data.facts, job.algorithm.local)
     backend, chunk = engine.backend, engine.chunk if engine.mode == "cohort" else 0
     job = replace(job, engine=replace(asked, backend=backend, mode=engine.mode, chunk=engine.chunk))
-    algorithm, local = job.algorithm.fitted(), job.algorithm.local
+    algorithm, local = expecting(job.algorithm, data.num_clients).fitted(), job.algorithm.local
     work = local.work(job.train)
     learner = make_learner(backend, job.model, job.task, data.facts, local, work)
     spec = learner.spec
+    privacy = reckoned(algorithm, population, job.population.dropout, spec)
     travels = spec.num_bytes - 4 * len(spec.places(local.personal(spec)))
     world = World(
         population,
@@ -157,8 +161,9 @@ def compose(
             link=link,
             power=power,
             timeline=shown,
+            epsilon=None if privacy is None else privacy.epsilon,
         )
-        return Session(job, sim, None, spec, (), data.num_clients)
+        return Session(job, sim, None, spec, (), data.num_clients, privacy)
     clients = ClientStore(store)
     folding = Folding(
         algorithm.combine,
@@ -184,8 +189,20 @@ def compose(
     choices = (f"backend: {backend}" + (" (auto)" if asked.backend == "auto" else ""), engine.why, workers)
     plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial)
     draws = job.seed_of("selection")
-    sim = Simulation(algorithm, draws, world, plane, state, outside, link=link, power=power, timeline=shown)
-    return Session(job, sim, plane, spec, choices, data.num_clients)
+    sim = Simulation(
+        algorithm,
+        draws,
+        world,
+        plane,
+        state,
+        outside,
+        link=link,
+        power=power,
+        timeline=shown,
+        epsilon=None if privacy is None else privacy.epsilon,
+    )
+    choices += () if privacy is None else (f"privacy: {privacy.why}",)
+    return Session(job, sim, plane, spec, choices, data.num_clients, privacy)
 
 
 def draw_population(job: Job, num_examples: npt.NDArray[np.int32]) -> Population:

@@ -305,7 +305,7 @@ def _summary(session: Session, tally: Tally, interrupted: bool = False) -> Summa
         status, why = "interrupted", "it was interrupted; `muster resume` goes on with it"
     else:
         status, why = ended.status, ended.why
-    return tally.summary(
+    summary = tally.summary(
         status,
         why,
         session.peak_rss_bytes(),
@@ -313,6 +313,8 @@ def _summary(session: Session, tally: Tally, interrupted: bool = False) -> Summa
         session.job.seed,
         wall_secs=session.sim.wall_secs,
     )
+    privacy = session.privacy
+    return summary if privacy is None else replace(summary, privacy=privacy.to_json(tally.version))
 
 
 def _write_model(path: Path, spec: ParamSpec, params: npt.NDArray[np.float32]) -> None:

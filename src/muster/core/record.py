@@ -77,6 +77,8 @@ class Record:
     metrics, if there are any, are of the last version that was made."""
     surrogate: bool = False
     """The losses come from a curve, not from training (clock-only runs of a select that reads)."""
+    epsilon: float | None = None
+    """What the versions so far give away of any client, in a private run (DP-FedAvg); else None."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, one line of records.jsonl."""

@@ -108,6 +108,7 @@ class Simulation:
         link: What all tasks share of the server's link; None: it is never too narrow.
         power: Of the devices; None: energy is not counted.
         timeline: Clients whose tasks are told one by one (Record.spans), ascending.
+        epsilon: What so many versions of a private run give away; None: it is not private.
         log: Called with every table of events that is delivered; a replay needs no more.
 
     """
@@ -123,6 +124,7 @@ class Simulation:
     link: ServerLink | None = None
     power: Power | None = None
     timeline: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+    epsilon: Callable[[int], float] | None = None
     log: Callable[[Events], None] = field(default=lambda _: None)
     ended: Stop | None = field(default=None, init=False)
     _queue: Queue = field(default_factory=Queue, init=False)
@@ -332,6 +334,7 @@ class Simulation:
             num_online=self.world.num_online(self.state.now_ns),
             spans=tuple(told),
             surrogate=self.surrogate,
+            epsilon=None if self.epsilon is None else self.epsilon(self.state.version),
             **costs.columns(self.power),
         )
 

@@ -51,6 +51,8 @@ class Summary:
     """Their bytes, both ways."""
     joules: Mapping[str, float] = field(default_factory=dict)
     """used and wasted, where the job says what devices draw; else empty."""
+    privacy: Mapping[str, Any] = field(default_factory=dict)
+    """Of a private run: epsilon, delta, the sampler it is reckoned for, whether that amplifies, and why."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; numbers that JSON does not know (NaN, infinity) become null."""
