@@ -59,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), metavar="RULE")
     args = parser.parse_args()
     lines = [
         "| partition | rule | no attack | 20 % sign-flippers | under the mean without attack |",
@@ -66,7 +67,7 @@ def main() -> None:
     ]
     for where, partition in PARTITIONS.items():
         best = 0.0
-        for name, rule in RULES.items():
+        for name, rule in ((name, RULES[name]) for name in args.rules):
             clean, attacked = (
                 statistics.mean(
                     accuracy(rule, partition, attack, args.rounds, seed) for seed in range(args.seeds)

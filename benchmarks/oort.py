@@ -117,7 +117,8 @@ def main() -> None:
         last = {s: statistics.mean(points[-1][1] for points in curves) for s, curves in runs.items()}
         spent = {s: statistics.mean(points[-1][0] for points in curves) for s, curves in runs.items()}
         final.append(
-            f"{name} after {args.rounds} rounds: uniform {last['uniform']:.4f} in {spent['uniform']:.1f} min, "
+            f"{name} after {args.rounds} rounds: "
+            f"uniform {last['uniform']:.4f} in {spent['uniform']:.1f} min, "
             f"Oort {last['oort']:.4f} in {spent['oort']:.1f} min."
         )
         print("\n".join(lines + final), flush=True)

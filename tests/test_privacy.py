@@ -63,12 +63,13 @@ def test_nothing_is_amplified_elsewhere_and_it_is_said(algorithm, population, dr
 def test_what_is_not_private_has_no_epsilon_and_a_pace_without_rounds_is_refused():
     assert reckoned(fedavg(), CLIENTS, 0.0, SPEC) is None
     with pytest.raises(UserError, match="pace must be sync"):
-        reckoned(PRIVATE.but(pace=Buffered()), CLIENTS, 0.0)
+        reckoned(PRIVATE.but(pace=Buffered()), CLIENTS, 0.0, SPEC)
 
 
 def test_the_clients_expected_follow_from_select_and_pace():
     assert expecting(PRIVATE, 200).combine.expected == 20
     assert expecting(POISSON, 200).combine.expected == 10
+    assert (PRIVATE.pace.min_start, expecting(POISSON, 200).pace.min_start) == (None, 1)
     adaptive = PRIVATE.but(combine=Private(quantile=0.5))
     assert expecting(adaptive, 200).combine.count_noise == 1.0
     assert expecting(fedavg(), 200) == fedavg()

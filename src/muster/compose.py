@@ -201,8 +201,8 @@ def compose(
         timeline=shown,
         epsilon=None if privacy is None else privacy.epsilon,
     )
-    choices += () if privacy is None else (f"privacy: {privacy.why}",)
-    return Session(job, sim, plane, spec, choices, data.num_clients, privacy)
+    told = () if privacy is None else (f"privacy: {privacy.why}",)
+    return Session(job, sim, plane, spec, choices + told, data.num_clients, privacy)
 
 
 def draw_population(job: Job, num_examples: npt.NDArray[np.int32]) -> Population:

@@ -8,9 +8,13 @@ counts in full, and the run says why.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from muster.algorithms.dp_fedavg import Poisson, Private
 from muster.algorithms.fedavg import Sync, Uniform
@@ -44,10 +48,15 @@ class Privacy:
     def epsilon(self, versions: int) -> float:
         """ε at this δ after so many versions; 0 before the first.
 
-        Neighbours differ by one client that is there or not; for a fixed draw, by one that is another, so that
-        a sum may differ by 2 C instead of C.
+        Neighbours differ by one client that is there or not; for a fixed draw, by one that is another, so
+        that a sum may differ by 2 C instead of C.
         """
-        return _epsilon(self, versions) if versions else 0.0
+        if versions == 0:
+            return 0.0
+        from dp_accounting.rdp import compute_epsilon
+
+        orders, one = _of_one_version(self)
+        return float(compute_epsilon(orders, versions * one, self.delta)[0])
 
     def to_json(self, versions: int) -> dict[str, Any]:
         """What `summary.json` says."""
@@ -62,7 +71,8 @@ class Privacy:
 
 
 @cache
-def _epsilon(privacy: Privacy, versions: int) -> float:
+def _of_one_version(privacy: Privacy) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Orders, and the Rényi divergence of each that one version costs: the versions' add up."""
     try:
         import dp_accounting as dp
         from dp_accounting.rdp import RdpAccountant
@@ -76,14 +86,16 @@ def _epsilon(privacy: Privacy, versions: int) -> float:
     elif privacy.sampler == "fixed":
         relation, half = dp.NeighboringRelation.REPLACE_ONE, dp.GaussianDpEvent(privacy.noise_multiplier / 2)
         event = dp.SampledWithoutReplacementDpEvent(privacy.num_clients, privacy.drawn, half)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it tells of each order that it leaves out
     accountant = RdpAccountant(neighboring_relation=relation)
-    accountant.compose(event, versions)
-    return float(accountant.get_epsilon(privacy.delta))
+    accountant.compose(event)
+    return (
+        accountant._orders,
+        accountant._rdp,
+    )  # it costs half a second; its epsilon of T versions is of T x this
 
 
-def reckoned(
-    algorithm: Algorithm, population: Population, dropout: float, spec: ParamSpec
-) -> Privacy | None:
+def reckoned(algorithm: Algorithm, population: Population, dropout: float, spec: ParamSpec) -> Privacy | None:
     """How a run of this algorithm is accounted for; None if it is not private.
 
     Raises:
@@ -95,8 +107,8 @@ def reckoned(
         return None
     if not isinstance(pace, Sync):
         raise UserError(
-            "algorithm.combine is private, so algorithm.pace must be sync: elsewhere a client may count twice "
-            "in one version"
+            "algorithm.combine is private, so algorithm.pace must be sync: elsewhere a client may count "
+            "twice in one version"
         )
     if spec.trained < spec.size:
         raise UserError(
@@ -105,8 +117,8 @@ def reckoned(
         )
     if len(algorithm.local.up) > 1:
         raise UserError(
-            f"algorithm.combine is private, but clients also send {', '.join(algorithm.local.up[1:])}, to which no "
-            "noise is added; take a local rule that sends the delta only"
+            f"algorithm.combine is private, but clients also send {', '.join(algorithm.local.up[1:])}, to "
+            "which no noise is added; take a local rule that sends the delta only"
         )
     count, z, delta = population.num_clients, combine.noise_multiplier, combine.delta
     what = {
@@ -129,8 +141,13 @@ def reckoned(
 
 
 def expecting(algorithm: Algorithm, num_clients: int) -> Algorithm:
-    """The same with the clients that a private mean expects in a round filled in."""
+    """The same with the clients that a private mean expects in a round filled in.
+
+    A round of Poisson draws does not wait for the cohort, which is only the most that there is room for.
+    """
     combine, select, pace = algorithm.combine, algorithm.select, algorithm.pace
+    if isinstance(select, Poisson) and isinstance(pace, Sync) and pace.min_start is None:
+        algorithm = algorithm.but(pace=replace(pace, min_start=pace.min_reports))
     if not isinstance(combine, Private) or combine.expected is not None:
         return algorithm
     expected = select.rate * num_clients if isinstance(select, Poisson) else float(pace.max_accepts)

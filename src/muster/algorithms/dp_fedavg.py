@@ -40,7 +40,7 @@ class Poisson(Select):
         self.check_number("rate", above=0, at_most=1)
 
     def draw(self, state: State, k: int, free: Free, rng: np.random.Generator) -> Ids:
-        """Those whose coin says so; more than `k` is an error, since leaving some out would be no Poisson draw."""
+        """Those whose coin says so. More than `k` is an error: to leave some out would be no Poisson draw."""
         drawn = free.among(np.flatnonzero(rng.random(free.num_clients) < self.rate))
         if len(drawn) > k:
             raise UserError(
