@@ -278,3 +278,5 @@ def test_a_clients_stay_alone_is_that_among_others():
     for now in range(0, 250):
         together = there.online_until(np.arange(6), now).tolist()
         assert [there.online_until(np.array([c]), now).tolist()[0] for c in range(6)] == together
+        online = there.online(np.arange(6), now).tolist()
+        assert [there.online(np.array([c]), now).tolist()[0] for c in range(6)] == online

@@ -270,6 +270,9 @@ class Availability:
 
     def online(self, clients: Ids, at_ns: Ids | int) -> npt.NDArray[np.bool_]:
         """bool[K]: whether each client is online at the instant (one for all, or i64[K])."""
+        if len(clients) == 1:
+            at = int(np.asarray(at_ns).item()) + int(self.shift[clients[0]])
+            return np.array([self.intervals.until(int(self.row[clients[0]]), at) >= at])
         return self.intervals.online(self.row[clients], at_ns + self.shift[clients])
 
     def online_until(self, clients: Ids, at_ns: Ids | int) -> Ids:
