@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +26,7 @@ def bare():
 def tiny(bare):
     draw = np.random.default_rng(0)
     clients = [(draw.standard_normal((n, 64), np.float32), draw.integers(0, 10, n)) for n in (3, 12, 20)]
-    return replace(
-        bare.workload("D"), clients=clients, per_round=2, batch_size=5, clip_norm=None, num_classes=10
-    )
+    return bare.Workload(clients, per_round=2, rounds=1, batch_size=5, lr=0.1, num_classes=10)
 
 
 def test_batches_are_padded(bare, tiny):
