@@ -1,0 +1,143 @@
+"""Linear layers whose weight gradient is never written out, for rules that step along the gradient.
+
+At a small batch a wide layer is bound by memory: the gradient of a [2048, 3136] weight is 26 MB, written, added
+to, measured, scaled and subtracted each step. It is the product of two thin matrices, δᵀ x, and all that plain
+SGD needs of it has a form in them: its norm, ‖δᵀx‖² = Σ (δδᵀ)∘(xxᵀ), and the step, W ← W - s δᵀx, which a
+matrix product adds straight into the weight.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from muster.core.algorithm import Local, Vectors
+from muster.core.errors import UserError
+
+from .torch_module import FlatModule
+
+WIDE = 1 << 18
+"""Numbers of a weight from which on it pays; a smaller one stays in the cache."""
+THIN = 4
+"""The weight's shorter side must have so many times the rows of a batch: then the factors are the smaller."""
+
+Pairs = list[tuple[Tensor, Tensor]]
+"""(δ, x) of each use of a layer: f32[rows, out] and f32[rows, in]."""
+
+
+def steps_along(local: Local) -> bool:
+    """Whether the rule only steps along the gradient, as far as its norm says."""
+    return local.pull(lambda: 1.0) is not None
+
+
+def wide_layers(module: nn.Module, inputs: Tensor, batch_size: int) -> list[nn.Linear]:
+    """The layers for which it pays at this batch size; `inputs` are two blank examples."""
+    if batch_size == 0:
+        return []
+    owners: dict[int, int] = {}
+    for _, parameter in module.named_parameters(remove_duplicate=False):
+        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    found: dict[nn.Linear, int] = {}
+    handles = [
+        part.register_forward_pre_hook(lambda layer, args: found.__setitem__(layer, args[0][..., 0].numel()))
+        for part in module.modules()
+        if type(part) is nn.Linear and owners[id(part.weight)] == 1 and part.weight.requires_grad
+    ]
+    training = module.training
+    with torch.no_grad():
+        module.eval()(inputs)
+    module.train(training)
+    for handle in handles:
+        handle.remove()
+    return [
+        layer
+        for layer, rows in found.items()
+        if layer.weight.numel() >= WIDE and THIN * batch_size * rows // 2 <= min(layer.weight.shape)
+    ]
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer that notes the factors of its weight's gradient instead of making it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pairs: Pairs) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.pairs = pairs
+        return nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, None, Tensor, None]:
+        (slope,) = slopes
+        x, weight = ctx.saved_tensors
+        rows = slope.reshape(-1, slope.shape[-1])
+        ctx.pairs.append((rows, x.reshape(-1, x.shape[-1])))
+        down = slope @ weight if ctx.needs_input_grad[0] else None
+        return down, None, rows.sum(0), None
+
+
+class Factored:
+    """Takes the place of the flat gradient of a module.
+
+    Args:
+        flat: The module; the layers' forward passes are replaced.
+        layers: From `wide_layers`.
+
+    """
+
+    def __init__(self, flat: FlatModule, layers: list[nn.Linear]) -> None:
+        self._uses: list[tuple[nn.Linear, Pairs]] = [(layer, []) for layer in layers]
+        names = {id(parameter): name for name, parameter in flat.module.named_parameters()}
+        self.names = [names[id(layer.weight)] for layer in layers]
+        for layer, pairs in self._uses:
+            layer.weight.grad = None
+            layer.forward = lambda x, layer=layer, pairs=pairs: _Linear.apply(  # type: ignore[method-assign]
+                x, layer.weight, layer.bias, pairs
+            )
+        at, self._rest = 0, []
+        places = sorted((e.offset, e.size) for e in flat.spec.entries if e.name in self.names)
+        for offset, size in [*places, (flat.spec.trained, 0)]:
+            if offset > at:
+                self._rest.append((flat.vector[at:offset], flat.gradient[at:offset]))
+            at = offset + size
+
+    def clear(self) -> None:
+        """Before each backward pass."""
+        for _, pairs in self._uses:
+            pairs.clear()
+        for _, gradient in self._rest:
+            gradient.zero_()
+
+    def norm(self) -> float:
+        """Of the whole gradient."""
+        squares = sum(float(gradient @ gradient) for _, gradient in self._rest)
+        for _, pairs in self._uses:
+            if pairs:
+                slope, x = _joined(pairs)
+                squares += float(((slope @ slope.T) * (x @ x.T)).sum())
+        return sqrt(max(squares, 0.0))
+
+    def step(self, local: Local, params: Tensor, memory: Vectors) -> tuple[Tensor, Vectors]:
+        """What the rule does with the gradient."""
+        scale = local.pull(self.norm)
+        assert scale is not None
+        for layer, pairs in self._uses:
+            if layer.weight.grad is not None:
+                raise UserError(
+                    "the model uses the weight of a linear layer outside of the layer, which gradients in "
+                    "factors would miss; add engine.gradients=plain"
+                )
+            if pairs:
+                slope, x = _joined(pairs)
+                layer.weight.data.addmm_(slope.T, x, alpha=-scale)
+        for vector, gradient in self._rest:
+            vector.sub_(gradient, alpha=scale)
+        return params, memory
+
+
+def _joined(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    if len(pairs) == 1:
+        return pairs[0]
+    return torch.cat([slope for slope, _ in pairs]), torch.cat([x for _, x in pairs])
