@@ -22,6 +22,7 @@ from muster.core.tables import Ids, to_ns
 from muster.data.store import prepare
 from muster.devices.world import World
 from muster.job import Job, check_population
+from muster.job.settings import Engine
 from muster.learn.crew import Automatic, Crew, Inline, Pool, Recipe
 from muster.learn.learners import choose_engine, make_learner
 from muster.learn.macs import forward_macs
@@ -118,10 +119,11 @@ def compose(
     asked = job.engine
     engine = choose_engine(asked.backend, asked.mode, asked.chunk, job.model, data.facts, job.algorithm.local)
     backend, chunk = engine.backend, engine.chunk if engine.mode == "cohort" else 0
-    job = replace(job, engine=replace(asked, backend=backend, mode=engine.mode, chunk=engine.chunk))
     algorithm, local = expecting(job.algorithm, data.num_clients).fitted(), job.algorithm.local
     work = local.work(job.train)
-    learner = make_learner(backend, job.model, job.task, data.facts, local, work)
+    learner = make_learner(backend, job.model, job.task, data.facts, local, work, asked.gradients)
+    chosen = Engine(backend, engine.mode, engine.chunk, learner.gradients, asked.workers)
+    job = replace(job, engine=chosen)
     spec = learner.spec
     privacy = reckoned(algorithm, population, job.population.dropout, spec)
     travels = spec.num_bytes - 4 * len(spec.places(local.personal(spec)))
@@ -175,7 +177,9 @@ def compose(
         job.compress,
         job.attack,
     )
-    recipe = Recipe(backend, job.model, job.task, local, work, folding, str(data.path), chunk)
+    recipe = Recipe(
+        backend, job.model, job.task, local, work, folding, str(data.path), chunk, learner.gradients
+    )
     initial = learner.initial(job.seed_of("model"))
     size = len(local.up) * spec.size
 
@@ -186,7 +190,12 @@ def compose(
         return Pool(recipe, num_workers, size, len(data.test))
 
     crew, workers = _crew(job, inline, pool, max_workers, say)
-    choices = (f"backend: {backend}" + (" (auto)" if asked.backend == "auto" else ""), engine.why, workers)
+    choices = (
+        f"backend: {backend}" + (" (auto)" if asked.backend == "auto" else ""),
+        engine.why,
+        f"gradients: {learner.gradients}",
+        workers,
+    )
     plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial)
     draws = job.seed_of("selection")
     sim = Simulation(

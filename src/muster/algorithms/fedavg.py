@@ -16,6 +16,7 @@ those of K. Bonawitz et al.: Towards Federated Learning at Scale, MLSys 2019, ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
@@ -144,6 +145,12 @@ class SGD(Local):
         gradient *= self.lr
         params -= gradient
         return params, memory
+
+    def stride(self, norm: Callable[[], float]) -> float | None:
+        """lr, or lr clip_norm / ‖g‖, if there is neither momentum nor weight decay."""
+        if type(self).step is not SGD.step or self.momentum or self.weight_decay:
+            return None
+        return self.lr if self.clip_norm is None else self.lr * self.clip_norm / max(norm(), self.clip_norm)
 
     def worth(self, num_steps: int) -> float:
         """Momentum lets each gradient act again: k ← momentum·k + 1 a step, ‖a‖₁ = Σ k."""

@@ -15,6 +15,7 @@ same lines run on NumPy and torch arrays.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Mapping, Self, TypeAlias, TypeVar, cast
 
@@ -209,6 +210,13 @@ class Local(Part):
     @abstractmethod
     def step(self, params: Array, gradient: Array, sent: Vectors, memory: Vectors) -> tuple[Array, Vectors]:
         """One step: returns the moved `params` and the new memory."""
+
+    def stride(self, norm: Callable[[], float]) -> float | None:
+        """s, if `step` is no more than y ← y - s·g, where s may depend on ‖g‖, which `norm` gives; else None.
+
+        An engine then need not write the gradient out.
+        """
+        return None
 
     def settle(self, params: Array, sent: Vectors, memory: Vectors) -> tuple[Array, Vectors]:
         """After the last of the `repeats` on a batch."""

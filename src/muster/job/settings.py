@@ -30,12 +30,16 @@ class Engine(Part):
     many fit into the processor's cache, if the local rule is one for clients side by side."""
     chunk: int | Literal["auto"] = "auto"
     """Clients of a cohort that train together; `auto` goes by the size of the model."""
+    gradients: Literal["auto", "plain", "factored"] = "auto"
+    """In torch: whether the gradients of wide linear layers stay two thin factors. `auto` where the local
+    rule is SGD without momentum or weight decay, and the batch is small beside the layer."""
     workers: int | Literal["auto"] = "auto"
     """Processes that train clients side by side; the result is the same for any number of them."""
 
     def __post_init__(self) -> None:
         self.check_choice("backend", ("auto", "torch", "numpy"))
         self.check_choice("mode", ("auto", "sequential", "cohort"))
+        self.check_choice("gradients", ("auto", "plain", "factored"))
         for name in ("chunk", "workers"):
             value = getattr(self, name)
             if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

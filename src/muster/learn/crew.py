@@ -30,7 +30,7 @@ from muster.core.sums import FixedPointSum
 from muster.core.tables import REPORT, TASK, Ids, Table, rows
 from muster.data.federated import FederatedData
 
-from .learner import Sent
+from .learner import Gradients, Sent
 from .learners import make_learner
 from .trainer import Folding, Trainer
 
@@ -64,11 +64,15 @@ class Recipe:
     """Path of the prepared data."""
     chunk: int = 0
     """How many clients train together; 0: one after another."""
+    gradients: Gradients = "plain"
+    """How the weights' gradients are made."""
 
     def trainer(self, total: Any = None) -> Trainer:
         """A trainer of its own, summing into `total` (i64[U · size]) if it is given."""
         data = FederatedData.open(Path(self.data))
-        learner = make_learner(self.backend, self.model, self.task, data.facts, self.local, self.work)
+        learner = make_learner(
+            self.backend, self.model, self.task, data.facts, self.local, self.work, self.gradients
+        )
         size = len(self.local.up) * learner.spec.size
         total = FixedPointSum(size, self.folding.scale, total)
         return Trainer(learner, data, self.folding, total, self.chunk)

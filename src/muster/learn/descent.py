@@ -21,6 +21,7 @@ def descend(
     kept: Vectors | None,
     batches: Sequence[Batch],
     backward: Callable[[Batch], Any],
+    step: Callable[[Array, Vectors], tuple[Array, Vectors]] | None = None,
 ) -> tuple[Vectors, Vectors, list[Any]]:
     """Trains from the model sent; `params` ends as the model whose difference to it is the delta.
 
@@ -32,6 +33,7 @@ def descend(
         kept: What the client has kept; None if it has nothing yet.
         batches: Indices of each step's examples; at least one batch.
         backward: Indices -> the loss of each example; leaves the gradient of their mean.
+        step: Does what the rule's own step does, if the gradient lies elsewhere.
 
     Returns:
         The vectors that go up beside the delta, the lasting state, and the losses of each step.
@@ -51,7 +53,10 @@ def descend(
         for index in batches:
             for _ in range(local.repeats):
                 losses.append(backward(index))
-                moved, memory = local.step(params, gradient, sent, memory)
+                if step is None:
+                    moved, memory = local.step(params, gradient, sent, memory)
+                else:
+                    moved, memory = step(params, memory)
                 put(moved)
             moved, memory = local.settle(params, sent, memory)
             put(moved)

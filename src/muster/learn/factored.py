@@ -1,13 +1,14 @@
 """Linear layers whose weight gradient is never written out, for rules that step along the gradient.
 
-At a small batch a wide layer is bound by memory: the gradient of a [2048, 3136] weight is 26 MB, written, added
-to, measured, scaled and subtracted each step. It is the product of two thin matrices, δᵀ x, and all that plain
-SGD needs of it has a form in them: its norm, ‖δᵀx‖² = Σ (δδᵀ)∘(xxᵀ), and the step, W ← W - s δᵀx, which a
-matrix product adds straight into the weight.
+At a small batch a wide layer is bound by memory: the gradient of a [2048, 3136] weight is 26 MB, written,
+added to, measured, scaled and subtracted each step. It is the product of two thin matrices, δᵀ x, and all
+that plain SGD needs of it has a form in them: its norm, ‖δᵀx‖² = Σ (δδᵀ)∘(xxᵀ), and the step, W ← W - s δᵀx,
+which a matrix product adds straight into the weight.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -30,7 +31,7 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 def steps_along(local: Local) -> bool:
     """Whether the rule only steps along the gradient, as far as its norm says."""
-    return local.pull(lambda: 1.0) is not None
+    return local.stride(lambda: 1.0) is not None
 
 
 def wide_layers(module: nn.Module, inputs: Tensor, batch_size: int) -> list[nn.Linear]:
@@ -73,9 +74,14 @@ class _Linear(torch.autograd.Function):
         (slope,) = slopes
         x, weight = ctx.saved_tensors
         rows = slope.reshape(-1, slope.shape[-1])
-        ctx.pairs.append((rows, x.reshape(-1, x.shape[-1])))
+        ctx.pairs.append((rows, x.detach().reshape(-1, x.shape[-1])))
         down = slope @ weight if ctx.needs_input_grad[0] else None
         return down, None, rows.sum(0), None
+
+
+def _forward(layer: nn.Linear, pairs: Pairs, x: Tensor) -> Tensor:
+    made: Tensor = _Linear.apply(x, layer.weight, layer.bias, pairs)  # type: ignore[no-untyped-call]
+    return made
 
 
 class Factored:
@@ -93,9 +99,7 @@ class Factored:
         self.names = [names[id(layer.weight)] for layer in layers]
         for layer, pairs in self._uses:
             layer.weight.grad = None
-            layer.forward = lambda x, layer=layer, pairs=pairs: _Linear.apply(  # type: ignore[method-assign]
-                x, layer.weight, layer.bias, pairs
-            )
+            layer.forward = partial(_forward, layer, pairs)  # type: ignore[method-assign]
         at, self._rest = 0, []
         places = sorted((e.offset, e.size) for e in flat.spec.entries if e.name in self.names)
         for offset, size in [*places, (flat.spec.trained, 0)]:
@@ -121,7 +125,7 @@ class Factored:
 
     def step(self, local: Local, params: Tensor, memory: Vectors) -> tuple[Tensor, Vectors]:
         """What the rule does with the gradient."""
-        scale = local.pull(self.norm)
+        scale = local.stride(self.norm)
         assert scale is not None
         for layer, pairs in self._uses:
             if layer.weight.grad is not None:

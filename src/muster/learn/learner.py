@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Protocol, Sequence, TypeAlias
+from typing import Any, Literal, Mapping, Protocol, Sequence, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,8 @@ import numpy.typing as npt
 from muster.core.examples import Examples
 from muster.core.params import ParamSpec, Vector
 
+Gradients: TypeAlias = Literal["auto", "plain", "factored"]
+"""Whether weight gradients are written out, or kept as factors where that pays; `auto` where it pays."""
 Sent: TypeAlias = Mapping[str, Vector]
 Matrix: TypeAlias = npt.NDArray[np.float32]
 Stack: TypeAlias = npt.NDArray[np.float32]
@@ -47,6 +49,11 @@ class Learner(Protocol):
     """
 
     spec: ParamSpec
+
+    @property
+    def gradients(self) -> Gradients:
+        """How the weights' gradients are made: `plain` or `factored`."""
+        ...
 
     def initial(self, seed: int) -> Vector:
         """The untrained model, f32[spec.size]; depends on the seed only."""

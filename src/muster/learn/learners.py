@@ -16,7 +16,7 @@ from muster.models.model import Model
 from muster.tasks.task import Task
 
 from .cohort import chunk_for, side_by_side
-from .learner import Learner
+from .learner import Gradients, Learner
 
 ASKED = ("auto", "torch", "numpy")
 """What a job may ask for."""
@@ -103,7 +103,15 @@ def _check_fits(model: Dense, facts: Facts) -> None:
         )
 
 
-def make_learner(backend: str, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> Learner:
+def make_learner(
+    backend: str,
+    model: Model,
+    task: Task,
+    facts: Facts,
+    local: Local,
+    work: Work,
+    gradients: Gradients = "plain",
+) -> Learner:
     """The learner of `backend` (as `choose_backend` gave it), which imports its framework now.
 
     Raises:
@@ -117,4 +125,4 @@ def make_learner(backend: str, model: Model, task: Task, facts: Facts, local: Lo
         return NumpyLearner(model, task, facts, local, work)
     from .torch_learner import TorchLearner
 
-    return TorchLearner(model, task, facts, local, work)
+    return TorchLearner(model, task, facts, local, work, gradients)

@@ -21,7 +21,7 @@ from muster.tasks.task import Task
 from .client import ArrayModel, ClientData, OwnClient, run_client
 from .cohort import descend_together
 from .descent import descend, to_arrays
-from .learner import Matrix, Sent, Stack, Together, Trained
+from .learner import Gradients, Matrix, Sent, Stack, Together, Trained
 
 EVALUATION_BATCH = 500
 """Examples that go through the model at once in evaluation: it bounds the memory."""
@@ -36,6 +36,8 @@ class NumpyLearner:
     Raises:
         UserError: The model is not a dense one, or the task's inputs are no float32 features.
     """
+
+    gradients: Gradients = "plain"
 
     def __init__(self, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> None:
         if not isinstance(model, Dense):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from muster.core.algorithm import Local
+from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
 from muster.core.params import Vector
 from muster.core.randomness import key
@@ -22,7 +24,8 @@ from muster.tasks.task import Task
 
 from .client import ClientData, OwnClient, run_client
 from .descent import descend, to_arrays
-from .learner import Matrix, Sent, Trained
+from .factored import Factored, steps_along, wide_layers
+from .learner import Gradients, Matrix, Sent, Trained
 from .torch_module import FlatModule, build, lone_example, named_floats, seeded
 
 EVALUATION_BATCH = 100
@@ -40,11 +43,28 @@ class TorchLearner:
         UserError: The model cannot be built, is not float32, or does not fit the task and the data.
     """
 
-    def __init__(self, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> None:
+    def __init__(
+        self, model: Model, task: Task, facts: Facts, local: Local, work: Work, gradients: Gradients = "plain"
+    ) -> None:
         torch.set_num_threads(1)  # a worker per core is faster, and the same bits on every machine size
         self._model, self._task, self._facts, self._local, self._work = model, task, facts, local, work
         self._flat = FlatModule(build(model, task, facts, 0))
         self.spec = self._flat.spec
+        self._factored: Factored | None = None
+        if gradients != "plain" and not isinstance(local, OwnClient) and steps_along(local):
+            blank = torch.from_numpy(task.blank(facts, 2))
+            layers = wide_layers(self._flat.module, blank, work.batch_size)
+            self._factored = Factored(self._flat, layers) if layers else None
+        if gradients == "factored" and self._factored is None:
+            raise UserError(
+                "engine.gradients is factored, but must be auto or plain: factors are for plain SGD, and for "
+                "models with linear layers that are wide beside train.batch_size"
+            )
+
+    @property
+    def gradients(self) -> Gradients:
+        """How the weights' gradients are made."""
+        return "plain" if self._factored is None else "factored"
 
     def initial(self, seed: int) -> Vector:
         """The untrained model, f32[spec.size]; depends on the seed only."""
@@ -72,21 +92,25 @@ class TorchLearner:
         up[:] = 0
         if not batches:
             return Trained(0, 0.0, 0.0)
-        flat, local, trained = self._flat, self._local, self.spec.trained
+        flat, local, trained, factored = self._flat, self._local, self.spec.trained, self._factored
         flat.load(sent["model"])
         flat.module.train()
         before = {name: _shared(vector)[:trained] for name, vector in sent.items()}
         mine = None if kept is None else {name: torch.from_numpy(np.array(v)) for name, v in kept.items()}
 
         def backward(index: npt.NDArray[np.int64]) -> Tensor:
-            flat.gradient.zero_()
+            if factored is None:
+                flat.gradient.zero_()
+            else:
+                factored.clear()
             loss = self._loss(examples, index)
             loss.mean().backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 
+        step = None if factored is None else partial(factored.step, local)
         with seeded(int(rng.integers(2**63))):
             params = flat.vector[:trained]
-            ups, state, each = descend(local, params, flat.gradient, before, mine, batches, backward)
+            ups, state, each = descend(local, params, flat.gradient, before, mine, batches, backward, step)
         flat.collect()
         np.subtract(flat.array, sent["model"], out=up[0])
         for row, name in zip(up[1:], local.up[1:], strict=True):
