@@ -27,6 +27,7 @@ from muster.learn.crew import Automatic, Crew, Inline, Pool, Recipe
 from muster.learn.learners import choose_engine, make_learner
 from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment
+from muster.learn.shares import Shares
 from muster.learn.trainer import Folding, Trainer
 from muster.privacy import Privacy, expecting, reckoned
 from muster.sim.clock_only import ClockOnly
@@ -189,6 +190,9 @@ def compose(
     def pool(num_workers: int) -> Pool:
         return Pool(recipe, num_workers, size, len(data.test))
 
+    shares = None
+    if job.track.per_client:
+        shares = Shares(Trainer(learner, data, folding, FixedPointSum(0, 0)), clients, job.track.per_client)
     crew, workers = _crew(job, inline, pool, max_workers, say)
     choices = (
         f"backend: {backend}" + (" (auto)" if asked.backend == "auto" else ""),
@@ -196,7 +200,7 @@ def compose(
         f"gradients: {learner.gradients}",
         workers,
     )
-    plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial)
+    plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial, shares)
     draws = job.seed_of("selection")
     sim = Simulation(
         algorithm,

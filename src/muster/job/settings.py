@@ -95,6 +95,9 @@ class Track(Part):
     """How many of the newest checkpoints are kept."""
     timeline: int = 200
     """Clients, drawn by the seed, whose tasks are recorded one by one, for the report's timeline."""
+    per_client: int = 0
+    """Test examples, of each client's own mix of labels, on which the client's own model is evaluated: the
+    records' metrics then have mean, deciles and worst tenth over clients. 0: none."""
 
     sinks: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Who else is told of each version: TensorBoard, Weights & Biases (offline unless WANDB_MODE says)."""
@@ -104,6 +107,7 @@ class Track(Part):
         self.check_number("checkpoint_every", at_least=1)
         self.check_number("keep_checkpoints", at_least=1)
         self.check_number("timeline", at_least=0)
+        self.check_number("per_client", at_least=0, at_most=1_000_000)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from muster.core.tables import REPORT, Ids, Table, rows
 
 from .crew import Crew
 from .learner import Matrix, Sent
+from .shares import Shares
 from .spill import Spill
 from .trainer import Folding
 
@@ -57,6 +58,7 @@ class DataPlane:
         population: The clients.
         folding: How the crew weighs and adds.
         initial: The untrained model, f32[spec.size].
+        shares: Evaluates clients one by one too; None: nobody asks.
 
     """
 
@@ -69,11 +71,12 @@ class DataPlane:
         population: Population,
         folding: Folding,
         initial: Vector,
+        shares: Shares | None = None,
     ) -> None:
         self._algorithm, self._crew, self.store = algorithm, crew, store
         self._num_clients, self._folding = population.num_clients, folding
         self._num_examples = population.num_examples
-        self.spec = spec
+        self.spec, self._shares = spec, shares
         self._spill = None if folding.spill is None else Spill(Path(folding.spill), spec.size)
         start = initial[: spec.trained]
         opt, state = algorithm.server.init(start), algorithm.combine.init(population, start)
@@ -216,7 +219,9 @@ class DataPlane:
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the model that is reported over all test examples."""
-        return self._crew.evaluate(self.version, self.result)
+        result = self.result
+        each = self._shares.measure(result) if self._shares else {}
+        return {**self._crew.evaluate(self.version, result), **each}
 
     def mark(self) -> Moment:
         """The end of a version: what a checkpoint saves."""
