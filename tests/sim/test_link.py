@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from muster.algorithms.esync import ESync, esync
 from muster.algorithms.fedavg import Sync, fedavg
 from muster.algorithms.fedbuff import Buffered, fedbuff
 from muster.core.population import Population
@@ -273,3 +274,24 @@ def test_what_tasks_spend_alone_is_what_they_spend_on_a_wide_link():
     line.run(2 * SECOND)  # 0 and 1 are computing, or sending; 1: 1 s + 0.6 s, then 0.4 of 1 s
     line.stop(some["ticket"], 2 * SECOND)
     assert line.settle(some["ticket"]).tolist() == spent_alone(at, some, 2 * SECOND).tolist()
+
+
+def esync_round(kbps):
+    """When each of three ESync rounds ends: steps of 3, 6 and 12 s, a second to load, one to send."""
+    at = world(ms=(1000, 2000, 4000), up_bytes=MB)
+    algorithm = replace(esync(), pace=ESync(cohort=3))
+    population = replace(at.population, foreseen=at.foreseen())
+    state = initial_state(algorithm, population, Limits(rounds=3))
+    line = None if kbps is None else link(at, kbps, kbps)
+    records = list(Simulation(algorithm, 0, at, ToyPlane(), state, link=line))
+    return [record.now_secs for record in records[1:]]
+
+
+def test_leased_tasks_on_a_link_that_is_wide_enough_are_timed_as_on_links_of_their_own():
+    """4 steps of 3 s, 2 of 6 s, 1 of 12 s: load 1 + 12 + send 1 s a round."""
+    assert esync_round(None) == esync_round(100_000) == [14.0, 28.0, 42.0]
+
+
+def test_leased_tasks_share_a_narrow_link():
+    """8 Mbit/s for three: loading takes 3 s, and so does sending, since all three send at one instant."""
+    assert esync_round(8_000) == [18.0, 36.0, 54.0]
