@@ -17,6 +17,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -88,10 +89,12 @@ def torch_loop(name: str, work: Workload) -> Round:
 def _serve(pipe, name: str) -> None:
     loop = Loop(name, workload(name))
     pipe.send(loop.initial())
-    while (asked := pipe.recv()) is not None:
-        before = time.process_time()
-        done = loop.sum(*asked)
-        pipe.send((*done, time.process_time() - before))
+    with suppress(EOFError):  # the parent has gone
+        while True:
+            asked = pipe.recv()
+            before = time.process_time()
+            done = loop.sum(*asked)
+            pipe.send((*done, time.process_time() - before))
 
 
 def torch_processes(name: str, work: Workload) -> Round:

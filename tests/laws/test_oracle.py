@@ -78,6 +78,10 @@ class Plain:
         received = {name: vector.copy() for name, vector in sent[int(task["version"])].items()}
         if "personal" in mine:
             scatter(self.spec, received["model"], own, mine.pop("personal"))
+        if self.local.needs_mask:
+            mask = self.spec.zeros()
+            scatter(self.spec, mask, own, 1.0)
+            received["personal"] = mask[: self.spec.trained]
         learner, examples = learner_of(self.local), self.data.client(client)
         up = np.zeros((len(self.local.up), self.spec.size), np.float32)
         draw = rng(self.seed, "train", client, int(task["attempt"]))

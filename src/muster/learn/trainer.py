@@ -32,6 +32,10 @@ ABOUT = "server/"
 UNSENT = "unsent"
 """In a client's lasting state: what compression has left out so far, f32[U, coordinates]."""
 
+NONE, NON_FINITE, TOO_LARGE, BAD_WEIGHT = (
+    np.int8(why) for why in (Refusal.NONE, Refusal.NON_FINITE, Refusal.TOO_LARGE, Refusal.BAD_WEIGHT)
+)
+
 
 @dataclass(frozen=True)
 class Folding:
@@ -360,8 +364,8 @@ def norms(vectors: Matrix) -> npt.NDArray[np.float64]:
     """Euclidean norms f64[K] of f32[K, P], in float64 and in an order that no number of threads changes."""
     squares = np.zeros(len(vectors))
     for start in range(0, vectors.shape[1], BLOCK):
-        for i, row in enumerate(vectors[:, start : start + BLOCK].astype(np.float64)):
-            squares[i] += np.einsum("p,p->", row, row)  # its own loop: BLAS would use threads
+        part = vectors[:, start : start + BLOCK].astype(np.float64)
+        squares += np.einsum("kp,kp->k", part, part)  # its own loop, row by row: BLAS would use threads
     return np.sqrt(squares)
 
 
@@ -373,6 +377,6 @@ def gate(up: Stack, weights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.fl
     # One pass: the extremes of a vector with a NaN are NaN.
     flat = up.reshape(len(up), -1)
     largest = np.maximum(-flat.min(1, initial=0.0), flat.max(1, initial=0.0))
-    refused = np.where((weights >= 0.0) & (weights <= 1.0), Refusal.NONE, Refusal.BAD_WEIGHT)
-    refused = np.where(largest > LIMIT, Refusal.TOO_LARGE, refused)
-    return largest, np.where(np.isfinite(largest), refused, Refusal.NON_FINITE).astype(np.int8)
+    refused = np.where((weights >= 0.0) & (weights <= 1.0), NONE, BAD_WEIGHT)
+    refused = np.where(largest > LIMIT, TOO_LARGE, refused)
+    return largest, np.where(np.isfinite(largest), refused, NON_FINITE)
