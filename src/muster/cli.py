@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from muster.cli_deploy import deploy, join, replay, serve
 from muster.cli_operate import certs_app, state_server, status
 from muster.cli_select_test import select_test
 from muster.cli_show import AsJson, RunFolder, algorithms, compare, data, devices_app, models, report
@@ -201,7 +202,20 @@ def schema(context: typer.Context, json: AsJson = False) -> int:
     return DONE
 
 
-for _command in (report, compare, algorithms, models, data, select_test, state_server, status):
+for _command in (
+    report,
+    compare,
+    algorithms,
+    models,
+    data,
+    select_test,
+    state_server,
+    status,
+    serve,
+    join,
+    deploy,
+    replay,
+):
     app.command()(_command)
 for _name, _commands in (("devices", devices_app), ("certs", certs_app)):
     app.add_typer(_commands, name=_name)

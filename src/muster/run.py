@@ -44,7 +44,7 @@ class Simulated:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._tally = Tally(_target(session.job))
+        self._tally = Tally(target_of(session.job))
         self._begun = False
         self.summary: Summary | None = None
 
@@ -114,7 +114,7 @@ def run(
     except BaseException:
         _abandon(folder.path)
         raise
-    return _drive(session, folder, console, _plan(session, folder, conf, clock_only), Tally(_target(job)))
+    return _drive(session, folder, console, _plan(session, folder, conf, clock_only), Tally(target_of(job)))
 
 
 def resume(path: Path, *, json: bool = False) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def resume(path: Path, *, json: bool = False) -> dict[str, Any]:
     job = load_job(folder.path / JOB)
     session = compose(job, clock_only=clock_only, store=folder.path / CLIENTS, say=console.say)
     try:
-        tally = Tally(_target(job))
+        tally = Tally(target_of(job))
         version = _restore(session, folder, console.say)
         folder.cut(-1 if version is None else version, console.say)
         if version is not None:
@@ -187,7 +187,7 @@ def _drive(session: Session, folder: RunFolder, console: Sink, plan: RunPlan, ta
     finally:
         session.close()
     if session.plane is not None:
-        _write_model(folder.path / MODEL, session.spec, session.plane.result)
+        write_model(folder.path / MODEL, session.spec, session.plane.result)
     summary = _summary(session, tally, interrupted)
     for sink in reversed(sinks):
         sink.end(summary)
@@ -295,7 +295,8 @@ def _plan(session: Session, folder: RunFolder, conf: str, clock_only: bool) -> R
     )
 
 
-def _target(job: Job) -> tuple[str, float] | None:
+def target_of(job: Job) -> tuple[str, float] | None:
+    """Metric and value that end a run of the job, if any."""
     return (job.stop.target.metric, job.stop.target.value) if job.stop.target else None
 
 
@@ -317,7 +318,8 @@ def _summary(session: Session, tally: Tally, interrupted: bool = False) -> Summa
     return summary if privacy is None else replace(summary, privacy=privacy.to_json(tally.version))
 
 
-def _write_model(path: Path, spec: ParamSpec, params: npt.NDArray[np.float32]) -> None:
+def write_model(path: Path, spec: ParamSpec, params: npt.NDArray[np.float32]) -> None:
+    """Writes a model as a safetensors file that carries its hash."""
     arrays = {name: np.ascontiguousarray(view) for name, view in spec.views(params).items()}
     write_whole(path, save(arrays, metadata={"format": "pt", "sha256": spec.sha256(params)}))
 

@@ -14,6 +14,7 @@ from muster.data.dataset import DataSet
 from muster.devices.clocks import Clock
 from muster.devices.devices import Devices
 from muster.models.model import Model
+from muster.net.settings import Deploy
 from muster.tasks.task import Task
 from muster.uploads.attack import Attack
 from muster.uploads.compress import Compress
@@ -173,6 +174,9 @@ class Job(Part):
         """The seed of a stream, one of the fields of `Seeds`."""
         own: int | None = getattr(self.seeds, stream)
         return self.seed if own is None else own
+
+    deploy: Deploy = field(default_factory=Deploy)
+    """Time-outs and limits of a deployment; simulations do not look at it."""
 
     def __post_init__(self) -> None:
         self.check_number("seed", at_least=0)

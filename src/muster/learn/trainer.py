@@ -261,8 +261,7 @@ class Trainer:
             REPORT rows.
 
         """
-        folding, size = self.folding, self.learner.spec.trained
-        combine, local = folding.combine, folding.local
+        folding, local = self.folding, self.folding.local
         if folding.attack is not None or folding.compress is not None:
             for task, vectors, state in zip(tasks, up, states, strict=True):
                 self.uploads.forge(task, state.received, vectors)
@@ -279,8 +278,22 @@ class Trainer:
             loss_sq_mean=done.loss_sq_mean,
             loss_before=self.losses_before(tasks, states),
             a_norm=[local.worth(count) for count in done.num_steps.tolist()],
-            norm=norms(up[:, 0, :size]),
         )
+        self.gather(reports, up, states, now)
+        return reports
+
+    def gather(self, reports: Table, up: Stack, states: Sequence[State], now: Sent) -> None:
+        """Gates, transforms, weighs and adds updates as they have come in.
+
+        Args:
+            reports: Their REPORT rows; the norms, and why some are refused, are written into them.
+            up: The vectors, f32[K, U, size]; they may be changed.
+            states: As in `fold`.
+            now: As in `fold`.
+
+        """
+        folding, combine = self.folding, self.folding.combine
+        reports["norm"] = norms(up[:, 0, : self.learner.spec.trained])
         weights = combine.weights(reports) / folding.max_weight
         largest, reports["refused"] = gate(up, weights)
         if type(combine).shift is not Combine.shift:
@@ -301,7 +314,6 @@ class Trainer:
             self.total.add_all(
                 rest.reshape(len(rest), -1), weights if every else weights[good], float(largest[good].max())
             )
-        return reports
 
     def losses_before(self, tasks: Table, states: Sequence[State]) -> npt.NDArray[np.float64]:
         """Losses of the models received, over all of each client's examples; NaN where nobody asks."""

@@ -1,0 +1,255 @@
+"""A deployed run's parts put together: the same for a server that begins, one that goes on, and a replay."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from muster import checkpoint
+from muster.compose import SPILL, draw_population
+from muster.core.errors import JobError, RunFolderError
+from muster.core.params import ParamSpec
+from muster.core.record import Record
+from muster.core.state import Limits, initial_state
+from muster.core.store import ClientStore
+from muster.core.sums import FixedPointSum, scale_for
+from muster.core.tables import to_ns
+from muster.data.federated import FederatedData
+from muster.job import Job
+from muster.learn.plane import DataPlane, load_moment, save_moment
+from muster.learn.trainer import Folding, Trainer
+from muster.net.conductor import Conductor
+from muster.net.journal import JOURNAL, Entry, Note, read
+from muster.net.received import Elsewhere, Examine, MissingUpdateError, Received
+from muster.net.roster import Roster
+from muster.net.spool import Spool
+from muster.net.wire import Layout, Route
+from muster.privacy import expecting
+
+from .errand import Errand, written
+from .examiner import Start
+
+CLIENTS, SECRET = "clients", "secret"
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Assembly:
+    """A deployed run, at rest: entries may be delivered to its conductor."""
+
+    job: Job
+    spec: ParamSpec
+    route: Route
+    conductor: Conductor
+    plane: DataPlane
+    crew: Received
+    spool: Spool
+    errand: str
+    num_examples: npt.NDArray[np.int32]
+    records: list[Record] = field(default_factory=list)
+    """Told and not yet written."""
+    notes: list[Note] = field(default_factory=list)
+    wall_before: float = 0.0
+    """Wall seconds before this process took the run up."""
+    begun: float = field(default_factory=time.perf_counter)
+
+    @property
+    def wall_secs(self) -> float:
+        """Wall time of the run."""
+        return self.wall_before + time.perf_counter() - self.begun
+
+    def saved(self, end: int) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """A checkpoint's content, right after a version was made by the entry that ends at byte `end`."""
+        self.plane.mark()
+        parts = {
+            "conductor": self.conductor.save(),
+            "plane": save_moment(self.plane.moment),
+            "store": self.plane.store.save(),
+        }
+        control: dict[str, Any] = {name: body for name, (body, _) in parts.items()}
+        control |= {"spec": self.spec.to_json(), "journal": end, "wall_secs": self.wall_secs}
+        tensors = {f"{name}.{key}": array for name, (_, of) in parts.items() for key, array in of.items()}
+        return control, tensors
+
+    def restore(self, control: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> int:
+        """Puts a checkpoint's content back; returns where in the journal it goes on.
+
+        Raises:
+            ValueError: It belongs to another run, or the clients' states that it needs are gone.
+        """
+        if "conductor" not in control or control["spec"] != self.spec.to_json():
+            raise ValueError("it is of another run or model")
+        parts: dict[str, dict[str, Any]] = {"conductor": {}, "plane": {}, "store": {}}
+        for name, array in tensors.items():
+            part, _, key = name.partition(".")
+            parts[part][key] = array
+        self.plane.store.load(control["store"], parts["store"])
+        self.plane.moment = load_moment(control["plane"], parts["plane"])
+        self.conductor.load(control["conductor"], parts["conductor"])
+        self.wall_before = float(control["wall_secs"])
+        return int(control["journal"])
+
+
+def assemble(
+    job: Job, folder: Path, start: Start, examine: Examine, *, store: Path | None, evaluates: bool = True
+) -> Assembly:
+    """Puts a deployed run together.
+
+    Args:
+        job: The job, with the backend chosen.
+        folder: The run folder.
+        start: From the examiner.
+        examine: Metrics of a model.
+        store: Folder of what the server's rules remember of clients; None: a temporary one.
+        evaluates: False in a replay.
+
+    """
+    if job.attack is not None:
+        raise JobError("attack is for simulations: deployed clients are who they are; say attack=null")
+    data = FederatedData.open(start.data)
+    algorithm, spec = expecting(job.algorithm, data.num_clients).fitted(), start.spec
+    local = job.algorithm.local
+    population = draw_population(job, np.asarray(data.num_examples))
+    route = Route.of(spec.size, spec.places(local.personal(spec)))
+    deploy = job.deploy
+    layout = Layout(tuple((name, route.length) for name in local.up), deploy.codec, deploy.share)
+    spool = Spool(folder, layout, deploy.compress)
+    if store is not None:
+        store.mkdir(parents=True, exist_ok=True)
+    clients = ClientStore(store)
+    folding = Folding(
+        algorithm.combine,
+        algorithm.combine.max_weight(population),
+        scale_for(algorithm.pace.max_accepts),
+        job.seed_of("training"),
+        local,
+        str(clients.folder / SPILL) if algorithm.combine.needs_all else None,
+    )
+    total = FixedPointSum(len(local.up) * spec.size, folding.scale)
+    arrived: dict[int, Entry] = {}
+    crew = Received(Trainer(Elsewhere(spec), data, folding, total), spool, route, arrived, examine)
+    plane = DataPlane(algorithm, spec, crew, clients, population, folding, start.initial)
+    virtual = None if job.stop.virtual_secs is None else to_ns(job.stop.virtual_secs)
+    state = initial_state(algorithm, population, Limits(job.stop.rounds, virtual, job.track.evaluate_every))
+    roster = Roster(data.num_clients, data.client_names, _secret(folder), deploy.quarantine_after)
+    records: list[Record] = []
+    notes: list[Note] = []
+    conductor = Conductor(
+        algorithm,
+        job.seed_of("selection"),
+        roster,
+        state,
+        plane,
+        tell=records.append,
+        note=notes.append,
+        model_sha256=lambda: spec.sha256(plane.params),
+        num_bytes=4 * (route.length + spec.trained * (len(local.down) - 1)),
+        evaluates=evaluates,
+        arrived=arrived,
+        norm_warning=deploy.norm_warning,
+    )
+    work = local.work(job.train)
+    seeds = {stream: job.seed_of(stream) for stream in ("data", "model", "training")}
+    errand = Errand(
+        start.backend, job.model, job.task, local, job.compress, work, seeds, data.facts, job.data
+    )
+    made = Assembly(
+        job,
+        spec,
+        route,
+        conductor,
+        plane,
+        crew,
+        spool,
+        written(errand),
+        data.num_examples,
+        records,
+        notes,
+    )
+    conductor.wall_secs = lambda: made.wall_secs
+    return made
+
+
+def _secret(folder: Path) -> bytes:
+    """The run's secret, made when the run begins: sessions and nonces come from it."""
+    path = folder / SECRET
+    if path.is_file():
+        return path.read_bytes()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(made := secrets.token_bytes(32))
+    return made
+
+
+def deliver_all(made: Assembly, path: Path, start: int) -> int:
+    """Delivers the journal's entries from byte `start` on; checks them against the notes that it holds.
+
+    Returns:
+        The run time of the last entry, ns.
+
+    Raises:
+        RunFolderError: An update is missing, or a version came out as another one.
+    """
+    lines = [body for _, body in read(path, start)]
+    shas = {body["made"]: body["sha256"] for body in lines if not isinstance(body, Entry) and "made" in body}
+    ends = {body["at"]: body for body in lines if not isinstance(body, Entry) and "end" in body}
+    now = made.conductor.state.now_ns
+    for entry in lines:
+        if not isinstance(entry, Entry):
+            continue
+        made.conductor.deliver(entry)
+        now = max(now, entry.now)
+        if made.conductor.ended is None and (ending := ends.get(made.conductor.state.now_ns)):
+            made.conductor.end(ending["end"], ending["why"])
+        for note in made.notes:
+            if "made" in note and shas.get(note["made"], note["sha256"]) != note["sha256"]:
+                raise RunFolderError(
+                    f"{path}: version {note['made']} came out as {note['sha256'][:16]}..., the journal says "
+                    f"{shas[note['made']][:16]}...: the updates or the code are not what they were"
+                )
+        made.notes[:] = [n for n in made.notes if n.get("made") not in shas and n.get("at") not in ends]
+    return now
+
+
+def take_up(
+    make: Callable[[], Assembly], folder: Path, say: Say, *, newest: bool = True
+) -> tuple[Assembly, int]:
+    """The run as its folder has it: from a checkpoint that is whole, and the journal behind it.
+
+    Args:
+        make: Puts the run together, as it is before its beginning.
+        folder: The run folder.
+        say: Told of what is damaged.
+        newest: Begin with the newest checkpoint; else at the beginning, or as near to it as updates are kept.
+
+    Returns:
+        The assembly, and the run time of its last entry.
+
+    Raises:
+        RunFolderError: No checkpoint is whole, and the updates since the beginning are no longer there.
+    """
+    starts: list[Any] = [*checkpoint.read(folder, say), None]
+    why: list[str] = []
+    for start in starts if newest else reversed(starts):
+        made = make()
+        try:
+            at = 0 if start is None else made.restore(*start)
+            return made, deliver_all(made, folder / JOURNAL, at)
+        except (ValueError, MissingUpdateError) as error:
+            made.plane.close()
+            why.append(str(error))
+            if newest and start is not None:
+                say(f"a checkpoint cannot be used ({error}); going back to the one before")
+    raise RunFolderError(
+        f"{folder}: no checkpoint can be used, and the run cannot be made again from its beginning "
+        f"({why[-1]}); take the checkpoints from a copy, or begin anew with another --out"
+    )

@@ -1,0 +1,138 @@
+"""A process beside the server that knows the ML framework: the initial model, and metrics of each version.
+
+The server itself never imports torch: it holds one model and one sum, and folds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muster.core.errors import TrainingError, UserError
+from muster.core.params import ParamSpec, Vector
+from muster.core.store import decode, encode
+from muster.learn.learner import Gradients
+
+PLANNED_SECS = 600.0
+"""Preparing a data set may take minutes; evaluating a large model too."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with."""
+
+    spec: ParamSpec
+    initial: Vector
+    backend: str
+    data: Path
+    """Folder of the prepared data."""
+    gradients: Gradients = "plain"
+    """How the weights' gradients are made."""
+
+
+class Examiner:
+    """The process, and what is asked of it.
+
+    Args:
+        job: Path of the job file.
+
+    Raises:
+        UserError: The job cannot be run with this data or what is installed.
+
+    """
+
+    def __init__(self, job: Path) -> None:
+        spawn = get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_live, args=(theirs, str(job)), daemon=True)
+        self._process.start()
+        theirs.close()
+        answer = self._receive()
+        spec = ParamSpec.from_json(json.loads(answer["spec"]))
+        self.start = Start(
+            spec, answer["initial"], answer["backend"], Path(answer["data"]), answer["gradients"]
+        )
+
+    def examine(self, params: Vector) -> Mapping[str, float]:
+        """The metrics of a model over all test examples.
+
+        Raises:
+            TrainingError: The process has died, or evaluation failed.
+        """
+        self._pipe.send_bytes(encode({"params": params}))
+        metrics: dict[str, float] = self._receive()["metrics"]
+        return metrics
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            answer = decode(self._pipe.recv_bytes())
+        except (EOFError, OSError):
+            self._process.join(5)
+            raise TrainingError(f"the examiner died (exit code {self._process.exitcode})") from None
+        if "error" in answer:
+            raise UserError(answer["error"]) if answer["mistake"] else TrainingError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pipe.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _live(pipe: connection.Connection, job: str) -> None:
+    """The life of the process: the start, then metrics for models, until the pipe closes."""
+    import signal
+    import traceback
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us
+    try:
+        crew, start = _prepared(Path(job))
+        pipe.send_bytes(encode(start))
+        while True:
+            params = decode(pipe.recv_bytes())["params"]
+            pipe.send_bytes(encode({"metrics": crew.evaluate(0, params)}))
+    except (EOFError, OSError):
+        return
+    except UserError as error:
+        pipe.send_bytes(encode({"error": str(error), "mistake": True}))
+    except Exception:
+        pipe.send_bytes(
+            encode({"error": f"the examiner failed:\n{traceback.format_exc()}", "mistake": False})
+        )
+
+
+def _prepared(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Who evaluates, and what the server has to know."""
+    from muster.core.sums import FixedPointSum
+    from muster.data.store import prepare
+    from muster.job import check_population, load_job
+    from muster.learn.crew import Inline
+    from muster.learn.learners import choose_backend, make_learner
+    from muster.learn.trainer import Folding, Trainer
+
+    job = load_job(path)
+    data = prepare(job.data, job.seed_of("data"))
+    check_population(job, data.num_clients)
+    backend, local = choose_backend(job.engine.backend, job.model), job.algorithm.local
+    learner = make_learner(
+        backend, job.model, job.task, data.facts, local, local.work(job.train), job.engine.gradients
+    )
+    folding = Folding(job.algorithm.combine, 1.0, 0, 0, local)
+    crew = Inline(Trainer(learner, data, folding, FixedPointSum(0, 0)))
+    start = {
+        "spec": json.dumps(learner.spec.to_json()),
+        "initial": np.asarray(learner.initial(job.seed_of("model"))),
+        "backend": backend,
+        "data": str(data.path),
+        "gradients": learner.gradients,
+    }
+    return crew, start

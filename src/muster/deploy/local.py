@@ -1,0 +1,115 @@
+"""`muster deploy CONF --local N`: a server and N real client processes on one machine, with mutual TLS."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from muster.core.errors import JobError, UserError
+from muster.job import Job, num_clients
+
+from .server import Listen, serve
+
+NAME = "client-{}"
+CERTS, LOGS = "certs", "logs"
+END_SECS = 10.0
+"""Clients that have not ended so long after the run are killed."""
+
+
+def deploy(
+    job: Job, out: Path, num: int, *, insecure: bool = False, json: bool = False, conf: str = ""
+) -> dict[str, Any]:
+    """Runs a job with `num` client processes beside the server; returns the summary as JSON data.
+
+    Args:
+        job: The job; its population must have `num` clients.
+        out: The run folder; certificates, clients' states and their logs lie beside it, in OUT.local.
+        num: Clients.
+        insecure: Plaintext on the loopback address instead of certificates.
+        json: Keep stdout free.
+        conf: The job file as the user named it.
+
+    Raises:
+        UserError: The job cannot be run, or has another number of clients.
+
+    """
+    known = num_clients(job)
+    if known is not None and known != num:
+        raise JobError(
+            f"the job has {known} clients, not {num}: say data.partition.num_clients={num} or --local {known}"
+        )
+    if job.deploy.start_with is None:
+        job = replace(job, deploy=replace(job.deploy, start_with=num))
+    side = out.with_name(f"{out.name}.local")
+    certs = None if insecure else _certificates(side / CERTS, num)
+    crowd = Crowd(side, num, certs)
+    try:
+        listen = Listen(port=0, certs=certs, insecure=insecure)
+        summary = serve(job, out, listen, json=json, conf=conf, ready=crowd.start)
+        crowd.wait(END_SECS)
+    finally:
+        crowd.kill()
+    return summary
+
+
+def _certificates(folder: Path, num: int) -> Path:
+    from muster.net import certs
+
+    if not (folder / "ca.key").exists():
+        certs.init(folder)
+    for name in map(NAME.format, range(num)):
+        if not (folder / f"{name}.crt").exists():
+            certs.issue(folder, name)
+    return folder
+
+
+class Crowd:
+    """Client processes of this machine."""
+
+    def __init__(self, folder: Path, num: int, certs: Path | None) -> None:
+        self._folder, self._num, self._certs = folder, num, certs
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, port: int) -> None:
+        """Starts them all; each computes on one thread."""
+        logs = self._folder / LOGS
+        logs.mkdir(parents=True, exist_ok=True)
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        for name in map(NAME.format, range(self._num)):
+            way = ["--insecure"] if self._certs is None else ["--certs", str(self._certs)]
+            command = [sys.executable, "-m", "muster", "join", f"127.0.0.1:{port}", "--name", name, *way]
+            command += ["--home", str(self._folder / name), "--allow-code"]
+            with (logs / f"{name}.log").open("ab") as log:
+                process = subprocess.Popen(
+                    command, env={**os.environ, **threads}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                )
+            self.processes.append(process)
+
+    def wait(self, secs: float) -> None:
+        """Returns when all have ended, or after `secs`.
+
+        Raises:
+            UserError: One ended with an error; its log says which.
+        """
+        until = time.monotonic() + secs
+        for number, process in enumerate(self.processes):
+            try:
+                code = process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                continue
+            if code:
+                log = self._folder / LOGS / f"{NAME.format(number)}.log"
+                raise UserError(f"{NAME.format(number)} ended with exit code {code}; {log} says why")
+
+    def kill(self) -> None:
+        """Ends those that are left."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+        for process in self.processes:
+            process.wait()

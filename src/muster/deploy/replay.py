@@ -1,0 +1,55 @@
+"""`muster replay DIR`: a deployed run again, from its files alone: the same bits or an error."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from muster.core.errors import RunFolderError
+from muster.job import load_job
+from muster.net.journal import JOURNAL
+from muster.track.folder import JOB, RunFolder, to_stderr
+
+from .assembly import CLIENTS, Assembly, assemble, take_up
+from .examiner import Examiner
+
+
+def replay(path: Path) -> dict[str, Any]:
+    """Delivers a run's journal and updates to a conductor of its own; nothing in the folder is changed.
+
+    Returns:
+        JSON data: the version, the hash of its model, and the version that the replay began with: 0 if the
+        updates were kept (`deploy.keep_updates`), else that of a checkpoint.
+
+    Raises:
+        RunFolderError: There is no deployed run, an update is missing, or a version came out as another.
+
+    """
+    folder = RunFolder.open(path)
+    if not (path / JOURNAL).is_file():
+        raise RunFolderError(f"{path} has no {JOURNAL}: only deployed runs can be replayed")
+    job, summary = load_job(path / JOB), folder.read_summary()
+    examiner = Examiner(path / JOB)
+    examiner.close()
+    with tempfile.TemporaryDirectory(prefix="muster-replay-") as aside:
+        store = Path(aside) / CLIENTS
+
+        def make() -> Assembly:
+            shutil.rmtree(store, ignore_errors=True)
+            if (path / CLIENTS).is_dir():
+                shutil.copytree(path / CLIENTS, store)
+            return assemble(job, path, examiner.start, lambda params: {}, store=store, evaluates=False)
+
+        made, _ = take_up(make, path, to_stderr, newest=False)
+        first = made.records[0].version - 1 if made.records else made.conductor.state.version
+        sha256 = made.spec.sha256(made.plane.result)
+        version = made.conductor.state.version
+        made.plane.close()
+    if summary is not None and summary.model_sha256 != sha256:
+        raise RunFolderError(
+            f"{path}: the replay ended with model {sha256[:16]}..., the run with "
+            f"{str(summary.model_sha256)[:16]}..."
+        )
+    return {"status": "ok", "version": version, "first": max(first, 0), "model_sha256": sha256}

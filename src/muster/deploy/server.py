@@ -1,0 +1,322 @@
+"""`muster serve`: a job with real clients. What a simulation writes, this writes too."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from muster import checkpoint
+from muster.core.errors import RunFolderError, UserError
+from muster.core.record import Record
+from muster.job import Job, dump_job, load_job
+from muster.job.names import label
+from muster.net.journal import JOURNAL, Journal
+from muster.run import MODEL, target_of, write_model
+from muster.track.console import make_console
+from muster.track.folder import JOB, RunFolder, next_free, write_whole
+from muster.track.folder_sink import FolderSink
+from muster.track.sink import RunPlan, Sink
+from muster.track.summary import Tally, meets
+
+from .assembly import CLIENTS, Assembly, Say, assemble, take_up
+from .examiner import Examiner
+
+PORT = 7433
+AUDIT = "audit.jsonl"
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where and how a server listens."""
+
+    host: str = "127.0.0.1"
+    port: int = PORT
+    """0: any that is free."""
+    certs: Path | None = None
+    """Folder of certificates; None with `insecure`."""
+    insecure: bool = False
+    """Plaintext, on this machine only."""
+    tokens: bool = False
+    """Clients show a token instead of a certificate."""
+
+    def __post_init__(self) -> None:
+        if self.insecure:
+            from muster.net.credentials import check_plaintext
+
+            check_plaintext(self.host)
+        elif self.certs is None:
+            raise UserError(
+                "a server needs certificates: make them with `muster certs init` and give --certs DIR, or "
+                "say --insecure, for this machine only"
+            )
+
+
+@dataclass
+class Keeper:
+    """Writes what a simulation writes: records, checkpoints."""
+
+    job: Job
+    folder: Path
+    made: Assembly
+    sinks: tuple[Sink, ...]
+    tally: Tally
+    saved: int = 0
+    """Version of the newest checkpoint."""
+    _told: list[Sink] = field(default_factory=list)
+
+    def record(self, record: Record) -> None:
+        """Tells the sinks; called again after a full disk, it goes on with those that have not been told."""
+        for sink in self.sinks:
+            if sink not in self._told:
+                sink.tell(record)
+                self._told.append(sink)
+        self._told.clear()
+        self.tally.add(record)
+
+    def checkpoint(self, end: int) -> bool:
+        """Saves every `track.checkpoint_every` versions."""
+        version = self.made.conductor.state.version
+        if version - self.saved < self.job.track.checkpoint_every:
+            return False
+        control, tensors = self.made.saved(end)
+        kept = checkpoint.write(self.folder, version, control, tensors, self.job.track.keep_checkpoints)
+        self.made.plane.store.prune({c["store"]["generation"] for c in kept})
+        self.saved = version
+        return True
+
+    def over(self, record: Record) -> tuple[str, str] | None:
+        """A target that is met, or wall time that is over."""
+        stop = self.job.stop
+        if stop.target is not None and stop.target.metric in record.metrics:
+            value = record.metrics[stop.target.metric]
+            if meets(stop.target.metric, value, stop.target.value):
+                return "target", f"{stop.target.metric} {value:.4f} reached the target {stop.target.value:g}"
+        if stop.wall_secs is not None and record.wall_secs >= stop.wall_secs:
+            return "wall_secs", f"{record.wall_secs:.1f} s of wall time are over"
+        return None
+
+
+def serve(
+    job: Job,
+    out: Path | None,
+    listen: Listen,
+    *,
+    json: bool = False,
+    conf: str = "",
+    ready: Callable[[int], None] = lambda port: None,
+) -> dict[str, Any]:
+    """Serves a job to its end; a run folder that holds an unfinished run of it is gone on with.
+
+    Args:
+        job: The job.
+        out: The run folder; default runs/<name>-<number>.
+        listen: Where.
+        json: Keep stdout free.
+        conf: The job file as the user named it.
+        ready: Told the port, once clients can join.
+
+    Returns:
+        The summary as JSON data.
+
+    Raises:
+        UserError: The job cannot be run, the port is taken, the folder cannot be used, ...
+
+    """
+    console = make_console(json=json)
+    folder, again = _folder(job, out)
+    if again and (done := folder.read_summary()) is not None and done.status != "interrupted":
+        console.say(f"{folder.path} is finished ({done.status})")
+        return done.to_json()
+    if again:
+        job = load_job(folder.path / JOB)
+    examiner = Examiner(folder.path / JOB)
+    try:
+        job = replace(job, engine=replace(job.engine, backend=examiner.start.backend))  # type: ignore[arg-type]
+        write_whole(folder.path / JOB, dump_job(job).encode())
+
+        def make() -> Assembly:
+            store = folder.path / CLIENTS
+            return assemble(job, folder.path, examiner.start, examiner.examine, store=store)
+
+        made, began = take_up(make, folder.path, console.say) if again else (make(), 0)
+        journal = Journal(folder.path)
+        try:
+            return _conduct(job, folder, made, journal, began, listen, console, conf, ready, again)
+        finally:
+            journal.close()
+            made.plane.close()
+    finally:
+        examiner.close()
+
+
+def _folder(job: Job, out: Path | None) -> tuple[RunFolder, bool]:
+    """The run folder, and whether it holds an unfinished run of this job."""
+    if out is not None and (out / JOURNAL).is_file():
+        folder = RunFolder.open(out)
+        held = load_job(out / JOB)
+        if replace(held, engine=job.engine, deploy=job.deploy) != job:
+            raise RunFolderError(
+                f"{out} holds a run of another job; choose another --out, or its own job file"
+            )
+        return folder, True
+    place = next_free(Path("runs"), job.name) if out is None else out
+    return RunFolder.create(place, dump_job(job)), False
+
+
+def _conduct(
+    job: Job,
+    folder: RunFolder,
+    made: Assembly,
+    journal: Journal,
+    began: int,
+    listen: Listen,
+    console: Any,
+    conf: str,
+    ready: Callable[[int], None],
+    again: bool,
+) -> dict[str, Any]:
+    tally, version = Tally(target_of(job)), made.conductor.state.version
+    first = made.records[0].version if made.records else version + 1
+    if again:
+        folder.cut(first - 1, console.say)
+        with suppress(RunFolderError):  # nothing was recorded yet
+            for record in folder.read(console.say):
+                tally.add(record)
+    sink = FolderSink(folder, console.say)
+    sinks = (console, sink)
+    plan = _plan(job, made, folder.path, conf, version if again else None)
+    for each in sinks:
+        each.begin(plan)
+
+    def say(line: str) -> None:
+        console.say(line)
+        folder.log(line)
+
+    keeper = Keeper(job, folder.path, made, sinks, tally, saved=first - 1 if again else 0)
+    interrupted = asyncio.run(_serve(job, folder.path, made, journal, began, listen, keeper, say, ready))
+    ended = made.conductor.ended
+    write_model(folder.path / MODEL, made.spec, made.plane.result)
+    status, why = "interrupted", "it was interrupted; the same command goes on with it"
+    if not interrupted and ended is not None:
+        status, why = ended.status, ended.why
+    sha256 = made.spec.sha256(made.plane.result)
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    summary = tally.summary(status, why, peak_rss, sha256, job.seed, wall_secs=made.wall_secs)
+    for each in reversed(sinks):
+        each.end(summary)
+    return summary.to_json()
+
+
+async def _serve(
+    job: Job,
+    folder: Path,
+    made: Assembly,
+    journal: Journal,
+    began: int,
+    listen: Listen,
+    keeper: Keeper,
+    say: Say,
+    ready: Callable[[int], None],
+) -> bool:
+    """Listens until the run has ended; returns whether it was interrupted instead."""
+    from muster.net.hub import Hub
+    from muster.net.models import Models
+
+    models = Models(folder, made.route, lambda version: made.plane.moment.snapshots[version])
+    hub = Hub(
+        made.conductor,
+        journal,
+        made.spool,
+        models,
+        job.deploy,
+        keeper,
+        say,
+        began,
+        records=made.records,
+        notes=made.notes,
+    )
+    if made.conductor.ended is not None:  # killed between its end and its summary
+        await hub.run()
+        return False
+    server, service, port = await open_server(hub, made, folder, listen, say)
+    say(f"serving {job.name} on {listen.host}:{port}" + (" (plaintext)" if listen.insecure else ""))
+    work = asyncio.create_task(hub.run())
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    ready(port)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    interrupted = not work.done()
+    if interrupted:
+        work.cancel()
+    else:
+        await service.farewell(job.deploy.call_secs)
+    stopping.cancel()
+    with suppress(asyncio.CancelledError):
+        await work
+    await server.stop(1.0)
+    return interrupted
+
+
+async def open_server(
+    hub: Any, made: Assembly, folder: Path, listen: Listen, say: Say
+) -> tuple[Any, Any, int]:
+    """A gRPC server that listens, its service, and its port.
+
+    Raises:
+        UserError: The port is taken, or a certificate cannot be used.
+    """
+    import json as _json
+
+    import grpc
+
+    from muster.net.access import Audit, Gatekeeper
+    from muster.net.credentials import LiveIdentity, server_credentials
+    from muster.net.ports import listening
+    from muster.net.rpc import OPTIONS, handlers
+    from muster.net.service import Service
+
+    gate = Gatekeeper(None if listen.insecure else listen.certs, Audit(folder / AUDIT))
+    spec = _json.dumps(made.spec.to_json())
+    service = Service(hub, gate, made.crew.check, made.errand, spec, made.num_examples)
+    server = grpc.aio.server(options=OPTIONS)
+    server.add_generic_rpc_handlers((handlers(lambda method: getattr(service, f"on_{method.lower()}")),))
+    address = f"{listen.host}:{listen.port}"
+    listening(listen.host, listen.port).close()  # says who has the port, which gRPC does not
+    if listen.certs is None:
+        port = server.add_insecure_port(address)
+    else:
+        live = LiveIdentity(listen.certs, "server", say)
+        port = server.add_secure_port(address, server_credentials(live, mutual=not listen.tokens))
+    await server.start()
+    return server, service, port
+
+
+def _plan(job: Job, made: Assembly, out: Path, conf: str, resumed_from: int | None) -> RunPlan:
+    stop = job.stop
+    return RunPlan(
+        name=job.name,
+        algorithm=job.algorithm.name,
+        data=label(job.data),
+        model=label(job.model),
+        num_clients=made.conductor.roster.num_clients,
+        num_parameters=made.spec.num_parameters,
+        model_bytes=made.spec.num_bytes,
+        rounds=stop.rounds,
+        virtual_secs=stop.virtual_secs,
+        wall_secs=stop.wall_secs,
+        target_metric=stop.target.metric if stop.target else None,
+        target_value=stop.target.value if stop.target else None,
+        out=out,
+        conf=conf,
+        choices=("deployed: real clients, wall-clock time", f"backend: {job.engine.backend}"),
+        resumed_from=resumed_from,
+    )

@@ -1,0 +1,306 @@
+"""`muster join`: a client that trains as a simulation would, on its own data or by a user's own function."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muster.core.errors import UserError
+from muster.core.examples import Examples
+from muster.core.part import resolve
+from muster.core.randomness import rng
+from muster.core.store import decode
+from muster.core.sums import FixedPointSum
+from muster.core.tables import TASK, rows
+from muster.learn.trainer import UNSENT, Folding, State, Trainer
+from muster.net.client import Client, Say, Task
+from muster.net.link import Link
+from muster.net.wire import Route
+from muster.track.folder import to_stderr, write_whole
+
+from . import errand as errands
+from .errand import Errand
+
+
+@dataclass(frozen=True)
+class Door:
+    """How a client gets in."""
+
+    address: str
+    """HOST:PORT."""
+    name: str
+    certs: Path | None = None
+    """Folder with NAME.crt, NAME.key and ca.crt."""
+    token_file: Path | None = None
+    """A token instead of a certificate; `certs` then needs ca.crt only."""
+    insecure: bool = False
+
+
+def open_link(door: Door, say: Say) -> Link:
+    """The link to a server.
+
+    Raises:
+        UserError: The address is none, or a certificate cannot be used.
+    """
+    host, _, port = door.address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"{door.address!r} is no address; write HOST:PORT")
+    from muster.net.credentials import LiveIdentity, check_plaintext, client_credentials, read_token
+    from muster.net.identity import explain_server
+
+    if door.insecure:
+        check_plaintext(host)
+        return Link(door.address, None, door.name, say)
+    if door.certs is None:
+        raise UserError(
+            "a client needs certificates: give --certs DIR, or say --insecure, for this machine only"
+        )
+    if door.token_file is not None:
+        roots = (door.certs / "ca.crt").read_bytes()
+        credentials = client_credentials(roots, token=read_token(door.token_file))
+    else:
+        identity = LiveIdentity(door.certs, door.name, say).current()
+        roots = identity.roots
+        credentials = client_credentials(roots, identity)
+    return Link(
+        door.address, credentials, door.name, say, lambda: explain_server(host.strip("[]"), int(port), roots)
+    )
+
+
+def client(
+    address: str,
+    name: str,
+    *,
+    num_examples: int,
+    certs: str | Path | None = None,
+    token_file: str | Path | None = None,
+    insecure: bool = False,
+    say: Say = to_stderr,
+) -> Client:
+    """A client of a deployed run, for a training loop of your own: iterate over it for tasks.
+
+        for task in muster.client("host:7433", "hospital-a", num_examples=812, certs="certs"):
+            task.submit(train(task.model))
+
+    Args:
+        address: HOST:PORT of the server.
+        name: Who you are; the certificate's name.
+        num_examples: On which each task trains: what the update weighs by.
+        certs: Folder with NAME.crt, NAME.key and ca.crt.
+        token_file: A token instead of a certificate.
+        insecure: Plaintext, to a server on this machine.
+        say: Told what you should know.
+
+    Raises:
+        UserError: The server refuses, or is not reached; from the loop.
+    """
+    door = Door(
+        address,
+        name,
+        None if certs is None else Path(certs),
+        None if token_file is None else Path(token_file),
+        insecure,
+    )
+    return Client(open_link(door, say), name, num_examples, say)
+
+
+@dataclass
+class Lasting:
+    """What a client keeps from task to task: both old and new, until it hears which the server took."""
+
+    home: Path | None = None
+    """Where it is on disk; None: in memory only."""
+    kept: bytes | None = None
+    waiting: dict[int, bytes] = field(default_factory=dict)
+    """By ticket."""
+
+    def __post_init__(self) -> None:
+        if self.home is None:
+            return
+        self.home.mkdir(parents=True, exist_ok=True)
+        for path in self.home.glob("*.state"):
+            if path.stem == "kept":
+                self.kept = path.read_bytes()
+            else:
+                self.waiting[int(path.stem)] = path.read_bytes()
+
+    def offer(self, ticket: int, state: bytes) -> None:
+        """Keeps a state for the case that its update is accepted."""
+        self.waiting[ticket] = state
+        if self.home is not None:
+            write_whole(self.home / f"{ticket}.state", state)
+
+    def settle(self, ticket: int, what: str) -> None:
+        """Takes over the state of an accepted update; forgets that of any other."""
+        state = self.waiting.pop(ticket, None)
+        if state is not None and what == "accepted":
+            self.kept = state
+            if self.home is not None:
+                write_whole(self.home / "kept.state", state)
+        if self.home is not None:
+            (self.home / f"{ticket}.state").unlink(missing_ok=True)
+
+
+def join(
+    door: Door,
+    *,
+    data: Path | None = None,
+    train: str | None = None,
+    home: Path | None = None,
+    allow_code: bool = False,
+    say: Say = to_stderr,
+) -> dict[str, Any]:
+    """Takes part in a run to its end.
+
+    Args:
+        door: The server, and how to get in.
+        data: A prepared folder, or a .npz file with x and y; None: the client's row of the job's data set.
+        train: `FILE.py:function`, called with (params, data, task); None: as the job says.
+        home: Where lasting state is kept; None: in memory only.
+        allow_code: Whether Python files of this machine that the job names may be run.
+        say: Told what the user should know.
+
+    Raises:
+        UserError: The server refuses, the data does not fit, ...
+
+    """
+    examples = None if data is None else local_examples(data, door.name)
+    member = Client(open_link(door, say), door.name, -1 if examples is None else len(examples), say)
+    member.join()
+    errand = errands.read(member.recipe, allow_code)
+    if examples is None:
+        from muster.data.store import prepare
+
+        examples = prepare(errand.data, errand.seeds["data"]).client(member.row)
+    lasting = Lasting(home)
+    member.pending |= set(lasting.waiting)
+    member.outcome = lasting.settle
+    num = 0
+    work = own(train, errand, examples) if train else learnt(member, errand, examples, lasting)
+    for task in member:
+        try:
+            work(task)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            say(f"task {task.ticket} failed: {type(error).__name__}: {error}")
+            task.fail(error)
+        num += 1
+    ended = member.ended
+    return {"status": ended.status, "why": ended.why, "num_tasks": num, "client": member.row}
+
+
+Train = Callable[[Task], None]
+
+
+def learnt(member: Client, errand: Errand, examples: Examples, lasting: Lasting) -> Train:
+    """Trains with the same learner as a simulation, to the same bits."""
+    from muster.learn.learners import make_learner
+    from muster.net.rpc import pb
+
+    local = errand.local
+    learner = make_learner(
+        errand.backend, errand.model, errand.task, errand.facts, local, errand.work, errand.gradients
+    )
+    if learner.spec != member.spec:
+        raise UserError("this machine builds another model than the server: are both of the same version?")
+    member.route = lambda spec: Route.of(spec.size, spec.places(local.personal(spec)))
+    member.down = local.down
+    trainer = Trainer(learner, _One(examples), _folding(errand), FixedPointSum(0, 0))  # type: ignore[arg-type]
+    initial = learner.initial(errand.seeds["model"])
+
+    def train(task: Task) -> None:
+        began = time.perf_counter()
+        kept = None if lasting.kept is None else decode(lasting.kept)
+        task.sent["model"][trainer.personal] = initial[trainer.personal]
+        received, mine, _ = trainer.received(task.sent, kept)
+        draw = rng(errand.seeds["training"], "train", member.row, task.attempt)
+        up = trainer.up[0]
+        trained = learner.train(received, examples, draw, up, mine, task.steps)
+        row = rows(TASK, 1, ticket=task.ticket, client=member.row, attempt=task.attempt)
+        state = State(received, mine, {}, unsent=(kept or {}).get(UNSENT))
+        state.lasting = trainer.lasting(trained.num_steps, trained.kept, received, up, mine)
+        state.unsent = trainer.uploads.written(row[0], up, state.unsent)
+        if (encoded := state.encoded(refused=False)) is not None:
+            lasting.offer(task.ticket, encoded)
+        report = pb.Report(
+            num_examples=len(examples),
+            num_steps=trained.num_steps,
+            loss=trained.loss,
+            loss_sq_mean=trained.loss_sq_mean,
+            loss_before=trainer.losses_before(row, [state])[0],
+            secs=time.perf_counter() - began,
+        )
+        task.send(dict(zip(local.up, up, strict=True)), report)
+
+    return train
+
+
+def _folding(errand: Errand) -> Folding:
+    """Of a trainer that does not fold."""
+    from muster.algorithms.fedavg import Mean
+
+    return Folding(Mean(), 1.0, 0, errand.seeds["training"], errand.local, compress=errand.compress)
+
+
+def own(reference: str, errand: Errand, examples: Examples) -> Train:
+    """Trains by a user's function: params and data in, params (and metrics, if it likes) out."""
+    function = resolve(reference)
+    if not callable(function):
+        raise UserError(f"{reference} must be a function train(params, data, task)")
+    if errand.local.up != ("delta",):
+        raise UserError(f"the job's clients send {', '.join(errand.local.up)}: --train can send a model only")
+
+    def train(task: Task) -> None:
+        returned = function(task.model, examples, task)
+        params, metrics = returned if isinstance(returned, tuple) else (returned, {})
+        loss = float(metrics.get("loss", float("nan")))
+        task.submit(params, num_examples=len(examples), num_steps=int(metrics.get("num_steps", 0)), loss=loss)
+
+    return train
+
+
+@dataclass(frozen=True)
+class _One:
+    """The data of one client, whatever its number."""
+
+    examples: Examples
+
+    def client(self, row: int) -> Examples:
+        """All of it."""
+        return self.examples
+
+
+def local_examples(path: Path, name: str) -> Examples:
+    """A client's own data.
+
+    Args:
+        path: A prepared folder that holds one client, or several of which one has this name; or a .npz
+            file with arrays x and y.
+        name: The client's.
+
+    Raises:
+        UserError: There is no such data, or it does not say which part is this client's.
+    """
+    from muster.data.federated import FederatedData
+
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return Examples(arrays["x"], np.asarray(arrays["y"], np.int64))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} must be a .npz file with arrays x and y ({error})") from error
+    data = FederatedData.open(path)
+    if data.num_clients == 1:
+        return data.client(0)
+    if name in data.client_names:
+        return data.client(data.client_names.index(name))
+    raise UserError(
+        f"{path} holds the data of {data.num_clients} clients, and none is called {name}; give each client a "
+        "folder or a .npz file of its own"
+    )

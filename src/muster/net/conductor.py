@@ -1,0 +1,393 @@
+"""The deployed world's shell around `step`: one event in, what it asks carried out on what has arrived.
+
+It knows no network and no clock: the same entries give the same states, models and records, live, when
+a killed server takes up its journal, and in a replay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from muster.core.algorithm import Algorithm
+from muster.core.errors import UserError
+from muster.core.population import Everyone
+from muster.core.record import Record
+from muster.core.state import ServerState, load_state, save_state
+from muster.core.step import end, step
+from muster.core.tables import (
+    REPORT,
+    SECOND,
+    TASK,
+    Accept,
+    Advance,
+    Command,
+    Continue,
+    Discard,
+    Evaluate,
+    Events,
+    Finish,
+    Ids,
+    Kind,
+    Reason,
+    Stop,
+    Table,
+    Train,
+    WakeAt,
+    rows,
+    taken,
+    to_secs,
+)
+
+from .journal import Entry, Note
+from .roster import Roster
+
+WAIT_NS = 60 * SECOND
+"""Too few clients: asked again after so long, and whenever one joins."""
+
+
+class Plane(Protocol):
+    """The model and what moves it."""
+
+    def advance(self, tasks: Table, staleness: Ids, keep: set[int]) -> Table:
+        """Makes the next version from accepted TASK rows; returns their REPORT rows."""
+        ...
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Metrics of the newest model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Present:
+    """Candidates: the clients that have joined and not left."""
+
+    num_clients: int
+    now_ns: int
+    ids: Ids
+    """Rising."""
+
+    def sample(self, k: int, rng: np.random.Generator, but: Ids) -> Ids:
+        """Uniform without replacement; when nobody is missing, as in a world that is always on."""
+        if len(self.ids) == self.num_clients:
+            return Everyone(self.num_clients, self.now_ns).sample(k, rng, but)
+        able = self.ids[~np.isin(self.ids, but)]
+        return rng.choice(able, min(k, len(able)), replace=False)
+
+    def among(self, ids: Ids) -> Ids:
+        """Those that are here, in the order given."""
+        return ids[np.isin(ids, self.ids)]
+
+    def when(self, n: int, but: Ids) -> int | None:
+        """Now, if so many are here; else, since more may join, later."""
+        if n > self.num_clients:
+            return None
+        enough = np.count_nonzero(~np.isin(self.ids, but)) >= n
+        return self.now_ns if enough else self.now_ns + WAIT_NS
+
+
+@dataclass
+class Costs:
+    """What the version that is being made has cost so far."""
+
+    num_sent: int = 0
+    num_lost: int = 0
+    num_late: int = 0
+    num_discarded: int = 0
+    up_bytes: int = 0
+    down_bytes: int = 0
+    used_ns: int = 0
+    wasted_ns: dict[str, int] = field(default_factory=dict)
+
+    def waste(self, tasks: Table, now_ns: int, why: str) -> None:
+        """Charges what tasks that do not count have taken until now."""
+        if spent := sum((now_ns - tasks["sent_at"]).tolist()):
+            self.wasted_ns[why] = self.wasted_ns.get(why, 0) + spent
+
+    def columns(self) -> dict[str, Any]:
+        """The fields of a Record that are costs."""
+        body = dict(vars(self))
+        used, wasted = body.pop("used_ns"), body.pop("wasted_ns")
+        return {
+            **body,
+            "device_secs_used": to_secs(used),
+            "device_secs_wasted": to_secs(sum(wasted.values())),
+            "wasted_by_reason": {why: to_secs(ns) for why, ns in sorted(wasted.items())},
+        }
+
+
+@dataclass
+class Conductor:
+    """A deployed run.
+
+    Args:
+        algorithm: The five parts.
+        seed: Keys the selection's draws.
+        roster: Who the clients are.
+        state: From `initial_state`.
+        plane: The model.
+        tell: Called with each record.
+        note: Called with what came of an entry, to be written behind it.
+        model_sha256: Of the newest model.
+        wall_secs: Wall time of the run so far.
+        num_bytes: Bytes of one task's download.
+        evaluates: False in a replay, which needs no metrics.
+
+    """
+
+    algorithm: Algorithm
+    seed: int
+    roster: Roster
+    state: ServerState
+    plane: Plane
+    tell: Callable[[Record], None]
+    note: Callable[[Note], None]
+    model_sha256: Callable[[], str]
+    wall_secs: Callable[[], float] = lambda: 0.0
+    num_bytes: int = 0
+    evaluates: bool = True
+    begun: bool = False
+    ended: Stop | None = None
+    outcomes: dict[int, dict[int, str]] = field(default_factory=dict)
+    """Client -> ticket -> what became of its update, until the client has heard of it."""
+    arrived: dict[int, Entry] = field(default_factory=dict)
+    """Ticket -> its arrival, until it is folded or discarded."""
+    settled: list[int] = field(default_factory=list)
+    """Tickets whose updates are not needed any more once a checkpoint has been written."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the version made last; empty if it was not evaluated."""
+    wake: tuple[int, int] | None = None
+    """When to be woken, and the timer's number."""
+    norm_warning: float = math.inf
+    """Warn of an accepted update whose norm is so many times the median of its version."""
+    warnings: list[str] = field(default_factory=list)
+    """What the operator should know; whoever tells it clears it."""
+    touched: set[int] = field(default_factory=set)
+    """Clients for which something has changed; whoever tells them clears it."""
+    _out: Table = field(default_factory=lambda: rows(TASK, 0), init=False)
+    _accepted: list[tuple[Table, Accept]] = field(default_factory=list, init=False)
+    _costs: Costs = field(default_factory=Costs, init=False)
+    _evaluated: int = field(default=-1, init=False)
+
+    def task_of(self, client: int) -> Table | None:
+        """The TASK row that a client has to work on, [1]; None if there is none."""
+        tasks = self.state.tasks
+        found = np.flatnonzero((tasks["client"] == client) & ~tasks["arrived"])
+        return tasks[found] if len(found) else None
+
+    def is_out(self, client: int, ticket: int) -> bool:
+        """Whether the server waits for this update of this client."""
+        task = self.task_of(client)
+        return task is not None and int(task["ticket"][0]) == ticket
+
+    def deliver(self, entry: Entry) -> None:
+        """Does what an entry asks for: one call of `step`, and another if a version was made."""
+        if self.over:
+            return
+        if entry.kind == Kind.JOINED:
+            self.roster.seat(entry.client, entry.more)
+        elif entry.kind == Kind.LEFT:
+            self.roster.members[entry.client].present = False
+        elif entry.kind == Kind.ARRIVED and self.is_out(entry.client, entry.ticket):
+            self.arrived[entry.ticket] = entry
+            self._costs.up_bytes += int(entry.more["bytes"])
+            self.roster.judge(entry.client, bool(entry.more["refused"]))
+        elif entry.kind == Kind.STARTED:
+            self.begun = True
+            self._evaluate(0)
+            self._record(None)
+        if not self.begun:
+            return
+        commands = self._step(Events(entry.row()), entry.reason.name.lower())
+        self._carry_out(commands)
+        if any(isinstance(command, Advance) for command in commands):
+            self._make_version()
+        if self.ended is not None:
+            self._close()
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self.ended is not None
+
+    def end(self, status: str, why: str) -> None:
+        """Ends the run for a reason that `step` cannot see."""
+        self._out = self.state.tasks
+        self.state, commands = end(self.state, status, why)
+        self._carry_out(commands)
+        self.note({"end": status, "why": why, "at": self.state.now_ns})
+        self._close()
+
+    def _close(self) -> None:
+        """Writes the record of what the run has cost since its last version."""
+        if self._costs != Costs() or self.metrics:
+            self._record(None, complete=False)
+
+    def _make_version(self) -> None:
+        reports = self._advance()
+        self.note({"made": self.state.version, "sha256": self.model_sha256()})
+        self._compare_norms(reports[reports["refused"] == 0])
+        commands = self._step(
+            Events.one(Kind.ADVANCED, self.state.now_ns, self.state.version, reports), "none"
+        )
+        of_version = Discard | Evaluate | Stop
+        self._carry_out([c for c in commands if isinstance(c, of_version)])
+        self._record(reports)
+        self._carry_out([c for c in commands if not isinstance(c, of_version)])
+
+    def _compare_norms(self, good: Table) -> None:
+        """A large update may be honest, so it counts; but it is told."""
+        if len(good) < 3:
+            return
+        median = float(np.median(good["norm"]))
+        for row in good[good["norm"] > self.norm_warning * median]:
+            name = self.roster.members[int(row["client"])].name
+            self.warnings.append(
+                f"the update of {name} in version {self.state.version} has norm {row['norm']:.3g}, more than "
+                f"deploy.norm_warning = {self.norm_warning:g} times the median, {median:.3g}"
+            )
+
+    def _step(self, events: Events, why: str) -> list[Command]:
+        self._out = self.state.tasks
+        now = int(events.table["now"][-1])
+        here = Present(self.roster.num_clients, now, self.roster.present())
+        self.state, commands = step(self.algorithm, self.seed, self.state, events, here)
+        self._count_lost(commands, why)
+        return commands
+
+    def _count_lost(self, commands: list[Command], why: str) -> None:
+        """Finds the tasks that an event has ended, and charges them."""
+        kept = [self.state.tasks["ticket"]]
+        kept += [c.tickets for c in commands if isinstance(c, Accept | Discard)]
+        gone = self._out[~np.isin(self._out["ticket"], np.concatenate(kept))]
+        if len(gone):
+            self._costs.num_lost += len(gone)
+            self._costs.waste(gone, self.state.now_ns, why)
+            self._settle(gone, "lost")
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Train(tasks):
+                    if tasks["lease"].any():
+                        raise UserError(
+                            f"algorithm.pace {self.algorithm.pace.part_name()} asks clients between their "
+                            "steps, which deployed clients do not do yet: for ESync on real processes there "
+                            "is `muster state-server`"
+                        )
+                    self._costs.num_sent += len(tasks)
+                    self._costs.down_bytes += self.num_bytes * len(tasks)
+                    self.touched |= set(tasks["client"].tolist())
+                case Accept(tickets):
+                    self._accepted.append((self._find(tickets), command))
+                case Discard(tickets, reason):
+                    self._discard(self._find(tickets), reason)
+                case WakeAt(time_ns, number):
+                    self.wake = time_ns, number
+                case Evaluate(version):
+                    self._evaluate(version)
+                case Stop():
+                    self.ended = command
+                case Continue() | Finish():
+                    pass  # only leased tasks are told so
+                case Advance():
+                    pass  # the caller folds what has been accepted, then says `Advanced`
+
+    def _find(self, tickets: Ids) -> Table:
+        """The tasks of tickets that were out before the last step, or have arrived in it."""
+        return taken(self._out, np.searchsorted(self._out["ticket"], tickets))
+
+    def _discard(self, tasks: Table, reason: Reason) -> None:
+        self._costs.waste(tasks, self.state.now_ns, reason.name.lower())
+        if reason == Reason.LATE:
+            self._costs.num_late += len(tasks)
+        else:
+            self._costs.num_discarded += len(tasks)
+        self._settle(tasks, "discarded")
+
+    def _settle(self, tasks: Table, what: str) -> None:
+        """Notes what became of tasks, for their clients, and lets go of their updates."""
+        for ticket, client in zip(tasks["ticket"].tolist(), tasks["client"].tolist(), strict=True):
+            self.outcomes.setdefault(client, {})[ticket] = what
+            self.arrived.pop(ticket, None)
+            self.settled.append(ticket)
+            self.touched.add(client)
+
+    def _advance(self) -> Table:
+        tasks = np.concatenate([rows(TASK, 0), *(tasks for tasks, _ in self._accepted)])
+        staleness = np.concatenate([np.zeros(0, np.int64), *(said.staleness for _, said in self._accepted)])
+        took = np.concatenate([np.zeros(0), *(said.took_secs for _, said in self._accepted)])
+        self._accepted.clear()
+        reports = self.plane.advance(tasks, staleness, set(self.state.tasks["version"].tolist()))
+        reports["took_secs"] = took
+        self._costs.used_ns += round(float(took.sum()) * SECOND)
+        good = reports["refused"] == 0
+        self._settle(tasks[good], "accepted")
+        self._settle(tasks[~good], "refused")
+        return reports
+
+    def _evaluate(self, version: int) -> None:
+        if self.evaluates and version != self._evaluated:
+            self.metrics = dict(self.plane.evaluate())
+            self._evaluated = version
+
+    def _record(self, reports: Table | None, complete: bool = True) -> None:
+        """Tells the record of the version that is done; the next one starts with empty costs."""
+        metrics, self.metrics = self.metrics, {}
+        costs, self._costs = self._costs, Costs()
+        good = rows(REPORT, 0) if reports is None else reports[reports["refused"] == 0]
+        record = Record(
+            version=self.state.version if complete else self.state.version + 1,
+            now_secs=to_secs(self.state.now_ns),
+            wall_secs=self.wall_secs(),
+            loss=_mean_loss(good),
+            metrics=metrics,
+            num_accepted=len(good),
+            num_refused=0 if reports is None else len(reports) - len(good),
+            clients=tuple(good["client"].tolist()),
+            complete=complete,
+            **costs.columns(),
+        )
+        self.tell(record)
+
+    def save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The control plane between two entries, as JSON data and columns; `load` is the inverse.
+
+        Only right after a version was made: nothing is accepted and not yet folded then.
+        """
+        assert not self._accepted, "a checkpoint is made when a version is"
+        scalars, columns = save_state(self.state)
+        body = {
+            "state": scalars,
+            "members": self.roster.save(),
+            "outcomes": {str(c): {str(t): w for t, w in of.items()} for c, of in self.outcomes.items()},
+            "arrived": [entry.to_json() for entry in self.arrived.values()],
+            "wake": self.wake,
+            "num_sent": self._costs.num_sent,
+        }
+        return body, columns
+
+    def load(self, body: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
+        """Puts a saved control plane back."""
+        self.state = load_state(body["state"], columns)
+        self.begun, self._evaluated = True, self.state.version
+        self.roster.load(body["members"])
+        self.outcomes = {int(c): {int(t): w for t, w in of.items()} for c, of in body["outcomes"].items()}
+        entries = [Entry.from_json(entry) for entry in body["arrived"]]
+        self.arrived.clear()
+        self.arrived.update({entry.ticket: entry for entry in entries})
+        self.wake = None if body["wake"] is None else tuple(body["wake"])
+        self._costs.num_sent = int(body["num_sent"])
+
+
+def _mean_loss(reports: Table) -> float | None:
+    """Mean training loss weighted by examples, of the reports whose loss is a number."""
+    known = reports[np.isfinite(reports["loss"])]
+    weights = known["num_examples"].astype(np.float64)
+    if not len(known) or weights.sum() == 0:
+        return None
+    return math.fsum(known["loss"] * weights) / math.fsum(weights)

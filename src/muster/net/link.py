@@ -1,0 +1,251 @@
+"""A client's end of the connection: calls that are made again, transfers that go on where they broke."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from muster.core.errors import MusterError, UserError
+
+from .rpc import CHUNK, OPTIONS, Stub, pb
+
+_FINAL = {
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.ALREADY_EXISTS,
+}
+"""Asking again would not help."""
+
+_RANDOM = secrets.SystemRandom()
+
+
+class RejoinError(Exception):
+    """The server does not know this session any more: join again."""
+
+
+class GoneError(Exception):
+    """The task is over: its model cannot be had any more."""
+
+
+@dataclass
+class Patience:
+    """The time-outs of a client, as the server told them when it joined."""
+
+    call_secs: float = 10.0
+    stall_secs: float = 30.0
+    retry_secs: float = 10.0
+    give_up_secs: float = 600.0
+
+
+class Link:
+    """A server, reached again and again.
+
+    Args:
+        address: HOST:PORT.
+        credentials: Of a secure channel; None: plaintext.
+        name: The client's; shown where there is no certificate or token.
+        say: Told when the server cannot be reached, and when it can again.
+        explain: What is wrong with the server's certificate, if anything; asked when it is not reached.
+        options: Of the channel, beside ours.
+
+    """
+
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        name: str,
+        say: Callable[[str], None],
+        explain: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.address, self.patience, self.num_resent = address, Patience(), 0
+        self._say, self._explain, self._metadata = say, explain, (("name", name),)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, OPTIONS)
+        self._stub = Stub(self._channel)
+
+    def call(self, method: str, request: Any, timeout: float | None = None) -> Any:
+        """One message for another; tried again while the server is not reached.
+
+        Raises:
+            RejoinError: The session is not known.
+            UserError: The server refuses, or has not been reached for `give_up_secs`.
+        """
+        limit = self.patience.call_secs if timeout is None else timeout
+        return self._patiently(
+            lambda: getattr(self._stub, method)(request, timeout=limit, metadata=self._metadata)
+        )
+
+    def once(self, method: str, request: Any) -> Any:
+        """One call that is not made again. Raises grpc.RpcError."""
+        return getattr(self._stub, method)(request, timeout=self.patience.call_secs, metadata=self._metadata)
+
+    def _patiently(self, attempt: Callable[[], Any]) -> Any:
+        """Calls `attempt` until it works, with waits that double and are jittered."""
+        wait, until, told = 0.1, time.monotonic() + self.patience.give_up_secs, False
+        while True:
+            try:
+                done = attempt()
+            except (grpc.RpcError, grpc.FutureCancelledError) as error:
+                code, details = grpc.StatusCode.CANCELLED, "nothing moved for deploy.stall_secs"
+                if isinstance(error, grpc.Call):
+                    code, details = error.code(), error.details() or ""
+                if code == grpc.StatusCode.FAILED_PRECONDITION:
+                    raise RejoinError from error
+                if code == grpc.StatusCode.NOT_FOUND:
+                    raise GoneError from error
+                if code in _FINAL or (
+                    code == grpc.StatusCode.RESOURCE_EXHAUSTED and "cannot join" in details
+                ):
+                    raise UserError(f"{self.address} refuses: {details}") from error
+                if not told and (wrong := self._explain()):
+                    raise UserError(wrong) from error
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"{self.address} could not be reached for deploy.give_up_secs = "
+                        f"{self.patience.give_up_secs:g} s ({details})"
+                    ) from error
+                if not told:
+                    self._say(f"{self.address} is not reached ({code.name}: {details:.200}); trying again")
+                told = True
+            else:
+                if told:
+                    self._say(f"{self.address} is reached again")
+                return done
+            time.sleep(wait * _RANDOM.uniform(0.5, 1.5))
+            wait = min(2 * wait, self.patience.retry_secs)
+
+    def download(self, caller: Any, task: Any, path: Path) -> None:
+        """Gets a task's model into a file; after a break it goes on where it was.
+
+        Raises:
+            GoneError: The task is over.
+            RejoinError, UserError: As `call`.
+        """
+        with path.open("wb") as file:
+
+            def attempt() -> None:
+                request = pb.DownloadRequest(caller=caller, ticket=task.ticket, offset=file.tell())
+                call = self._stub.Download(request, metadata=self._metadata)
+                with _Watchdog(self.patience.stall_secs).over(call) as watch:
+                    for chunk in call:
+                        file.write(chunk.data)
+                        watch.moved()
+
+            while True:
+                self._patiently(attempt)
+                file.flush()
+                if file.tell() == task.model_bytes and _sha256(path) == task.model_sha256:
+                    return
+                file.seek(0)  # damaged on the way, which TCP all but excludes
+                file.truncate()
+
+    def upload(self, caller: Any, task: Any, path: Path, report: Any) -> Any:
+        """Sends an update from a file; after a break it goes on where the server is. Returns UploadReply.
+
+        Raises:
+            RejoinError, UserError: As `call`.
+        """
+        total, sha256 = path.stat().st_size, _sha256(path)
+        sent = 0
+
+        def attempt() -> Any:
+            nonlocal sent
+            held = self.once("Held", pb.HeldRequest(caller=caller, ticket=task.ticket, nonce=task.nonce))
+            offset = min(held.offset, total)
+            self.num_resent += max(0, sent - offset)
+            head = pb.UploadHead(
+                caller=caller,
+                ticket=task.ticket,
+                nonce=task.nonce,
+                offset=offset,
+                total_bytes=total,
+                sha256=sha256,
+                report=report,
+            )
+            sent = offset
+            watch = _Watchdog(self.patience.stall_secs)
+
+            def parts() -> Iterator[Any]:
+                nonlocal sent
+                yield pb.UploadPart(head=head)
+                with path.open("rb") as file:
+                    file.seek(offset)
+                    while data := file.read(CHUNK):
+                        yield pb.UploadPart(data=data)
+                        sent += len(data)
+                        watch.moved()
+
+            call = self._stub.Upload.future(parts(), metadata=self._metadata)
+            with watch.over(call):
+                return call.result()
+
+        while True:
+            reply = self._patiently(attempt)
+            if reply.status != "damaged":
+                return reply
+            sent = 0
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+
+class _Watchdog:
+    """Cancels a transfer in which nothing has moved for `secs`."""
+
+    def __init__(self, secs: float) -> None:
+        self._secs, self._last, self._over = secs, time.monotonic(), threading.Event()
+        self._call: Any = None
+
+    def over(self, call: Any) -> _Watchdog:
+        """Watches over this call, while the block lasts."""
+        self._call = call
+        return self
+
+    def moved(self) -> None:
+        """Something has."""
+        self._last = time.monotonic()
+
+    def __enter__(self) -> _Watchdog:
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(max(0.01, self._last + self._secs - time.monotonic())):
+            if time.monotonic() - self._last >= self._secs:
+                self._call.cancel()
+                return
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parsed(text: str, what: str) -> Any:
+    """JSON that the server sent.
+
+    Raises:
+        MusterError: It is none.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise MusterError(f"the server sent a {what} that is no JSON ({error})") from error

@@ -1,0 +1,44 @@
+"""Law 12: a simulated and a deployed run of the same synchronous job end in the same bits; law 5: replays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.deploy.assembly import assemble, deliver_all
+from muster.net.journal import JOURNAL
+from worlds.deployed import Rig, crowd, job_of, simulated, start_of
+
+SYNCHRONOUS: dict[str, Any] = {
+    "fedavg": {"name": "fedavg", "pace": {"cohort": 3}},
+    "fedyogi": {"name": "fedyogi", "pace": {"cohort": 3}},
+    "scaffold": {"name": "scaffold", "pace": {"cohort": 3}},
+    "norm_bound": {"name": "norm_bound", "pace": {"cohort": 3}},
+    "fedper": {"name": "fedper", "pace": {"cohort": 3}},
+    "median": {"name": "median", "pace": {"cohort": 3}},
+}
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_a_deployed_run_ends_in_the_bits_of_the_simulated_one(name: str, tmp_path: Path) -> None:
+    job = job_of(algorithm=SYNCHRONOUS[name], seeds={"training": 5, "model": 6, "selection": 7, "data": 8})
+    rig = Rig(job, tmp_path)
+    crowd(rig)
+    assert rig.wait() == simulated(job)
+    assert [record.version for record in rig.told] == [0, 1, 2, 3]
+    assert [record.num_accepted for record in rig.told] == [0, 3, 3, 3]
+
+
+def test_a_run_of_fedbuff_is_made_again_from_its_files(tmp_path: Path) -> None:
+    pace = {"size": 2, "concurrency": 3}
+    job = job_of(rounds=6, algorithm={"name": "fedbuff", "pace": pace}, deploy={"keep_updates": True})
+    rig = Rig(job, tmp_path / "run")
+    crowd(rig)
+    sha256 = rig.wait()
+    again = assemble(job, tmp_path / "run", start_of(job), lambda p: {}, store=None, evaluates=False)
+    deliver_all(again, tmp_path / "run" / JOURNAL, 0)
+    assert again.conductor.state.version == 6
+    assert again.spec.sha256(again.plane.result) == sha256
+    again.plane.close()
