@@ -51,8 +51,8 @@ def main() -> None:
     on_disk = 4 * args.numbers * args.clients
     store.close()
     text = (
-        f"{args.clients:,} states of {args.numbers:,} numbers, {on_disk / 1e6:,.0f} MB on disk: resident memory "
-        f"grew by {grown / 1e6:.0f} MB ({grown / args.clients:.0f} bytes a client); "
+        f"{args.clients:,} states of {args.numbers:,} numbers, {on_disk / 1e6:,.0f} MB on disk: resident "
+        f"memory grew by {grown / 1e6:.0f} MB ({grown / args.clients:.0f} bytes a client); "
         f"{secs / args.clients * 1e6:.0f} microseconds of CPU to encode and write one."
     )
     print(text)
