@@ -1,0 +1,67 @@
+"""A deployed run of real processes: the server is killed with SIGKILL, started again, and ends in the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import muster
+
+JOB = """
+data: {name: digits, partition: {name: iid, num_clients: 2}}
+model: logistic
+algorithm: {name: fedavg, pace: {cohort: 2}}
+population: always_on
+engine: {backend: numpy, mode: sequential, workers: 1}
+train: {epochs: 20}
+stop: {rounds: 12}
+track: {checkpoint_every: 4, evaluate_every: 100}
+deploy: {start_with: 2, retry_secs: 0.3}
+"""
+
+
+@pytest.mark.timeout(180)
+def test_a_server_killed_by_the_system_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:
+    (tmp_path / "job.yml").write_text(JOB)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(*args: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "muster", *args, "--insecure"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        quiet = subprocess.DEVNULL
+        processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=quiet, stderr=quiet))
+        return processes[-1]
+
+    try:
+        server = start("serve", "job.yml", "--port", port, "--out", "run")
+        clients = [start("join", f"127.0.0.1:{port}", "--name", f"client-{i}") for i in range(2)]
+        records = tmp_path / "run" / "records.jsonl"
+        until = time.monotonic() + 90
+        while not (records.exists() and records.read_bytes().count(b"\n") > 4):
+            assert time.monotonic() < until and server.poll() is None
+            time.sleep(0.01)
+        server.kill()
+        server.wait()
+        assert not (tmp_path / "run" / "summary.json").exists()
+        assert start("serve", "job.yml", "--port", port, "--out", "run").wait(90) == 0
+        assert [client.wait(20) for client in clients] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    run = muster.simulate(tmp_path / "job.yml")
+    versions = [record.version for record in run]
+    assert run.summary is not None
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["model_sha256"] == run.summary.model_sha256
+    told = [json.loads(line)["version"] for line in records.read_text().splitlines()]
+    assert told == versions
