@@ -1,4 +1,4 @@
-"""A deployed run of real processes: the server is killed with SIGKILL, started again, and ends in the same bits."""
+"""Real processes: a server killed with SIGKILL and started again ends in the same bits."""
 
 from __future__ import annotations
 
