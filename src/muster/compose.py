@@ -151,7 +151,7 @@ def compose(
     outside = Outside(job.stop.wall_secs, target.metric if target else "", target.value if target else None)
     shown = _timeline(data.num_clients, job)
     if clock_only:
-        surrogate = bool(algorithm.select.reads)
+        surrogate = bool(algorithm.select.reads) or algorithm.select.asks
         stand_in = ClockOnly(population.num_examples, work, job.seed_of("training"), surrogate)
         sim = Simulation(
             algorithm,

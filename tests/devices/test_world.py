@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.core.population import Everyone, Online, Population
-from muster.core.tables import EVENT, SECOND, TASK, Kind, Reason, rows
+from muster.core.tables import EVENT, SECOND, TASK, Kind, Purpose, Reason, rows
 from muster.core.work import Work
 from muster.devices.availability import Availability, Intervals
 from muster.devices.clocks import Clock
@@ -280,3 +280,24 @@ def test_a_clients_stay_alone_is_that_among_others():
         assert [there.online_until(np.array([c]), now).tolist()[0] for c in range(6)] == together
         online = there.online(np.arange(6), now).tolist()
         assert [there.online(np.array([c]), now).tolist()[0] for c in range(6)] == online
+
+
+@pytest.mark.parametrize("compute", ["examples", "flops", "fedscale"])
+def test_who_measures_makes_one_forward_pass_and_sends_a_few_bytes(compute):
+    it = replace(world(Work(epochs=5, batch_size=15)), clock=Clock(compute=compute))
+    table = tasks(0, 0)
+    table["work"][1] = Purpose.MEASURE
+    trains, measures = it.timing(table)
+    # 45 examples of 10 ms; training costs three passes, five times over.
+    assert (trains["compute"], measures["compute"]) == (15 * 450_000_000, 450_000_000)
+    kbit = 1024 if compute == "fedscale" else 1000
+    assert measures["up"] == round(64 * 8 / (1000 * kbit) * SECOND)
+    assert trains["down"] == measures["down"] and it.timing(table[1:])[0] == measures
+
+
+def test_by_chance_a_forward_pass_is_a_third_of_training_on_as_much():
+    it = replace(world(Work(steps=1, batch_size=0)), clock=Clock(compute="fedscale_lognormal"))
+    table = tasks(0, 0)
+    table["work"][1] = Purpose.MEASURE
+    compute = it.timing(table)["compute"]
+    assert compute[1] == pytest.approx(compute[0] / 3, abs=1)

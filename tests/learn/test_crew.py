@@ -110,6 +110,21 @@ def test_a_pool_gives_the_bits_of_this_process(recipe, pool):
     assert many.peak_rss_bytes() > 10**7 and alone.peak_rss_bytes() == 0
 
 
+def test_a_pool_measures_the_bits_of_this_process(recipe, pool):
+    """Each client by the model of its own version, in the order of the tasks."""
+    given = recipe(local=SGD())
+    alone, many = Inline(given.trainer()), pool(given, 2)
+    sent = {0: {"model": SPEC.zeros()}, 1: {"model": np.linspace(-1, 1, SPEC.size, dtype=np.float32)}}
+    tasks = tasks_of([7, 1, 5, 0], versions=[0, 1, 0, 1])
+    here, there = (crew.measure(tasks, sent, {}) for crew in (alone, many))
+    assert here.tobytes() == there.tobytes()
+    assert here["client"].tolist() == [7, 1, 5, 0] and here["ticket"].tolist() == [0, 1, 2, 3]
+    assert here["loss"][[0, 2]] == pytest.approx(np.log(3))  # of three classes, by a model of zeros
+    learner, data = given.trainer().learner, given.trainer().data
+    alone_again = learner.evaluate(sent[1]["model"], data.client(1))
+    assert (here["loss"][1], here["accuracy"][1]) == (alone_again["loss"], alone_again["accuracy"])
+
+
 def test_evaluation_in_spans_is_that_of_all_examples(recipe, monkeypatch):
     it = recipe(local=SGD()).trainer()
     params = np.linspace(-1, 1, SPEC.size, dtype=np.float32)

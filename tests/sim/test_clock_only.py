@@ -76,3 +76,11 @@ def test_it_equals_the_training_run_in_all_but_losses(name):
 
     assert [without_learning(r) for r in timed] == [without_learning(r) for r in trained.records]
     assert all(r.loss is None and r.metrics == {} for r in timed)
+
+
+def test_who_is_asked_says_what_the_curve_says():
+    tasks = rows(TASK, 3, ticket=[7, 8, 9], client=[2, 0, 1], version=3)
+    found, plane = clock(surrogate=True).measure(tasks), clock(surrogate=True)
+    assert found["loss"].tolist() == plane.advance(tasks, np.zeros(3, np.int64), ())["loss"].tolist()
+    assert found["accuracy"] == pytest.approx(np.exp(-found["loss"]))
+    assert found["num_examples"].tolist() == [45, 3, 0] and found["ticket"].tolist() == [7, 8, 9]

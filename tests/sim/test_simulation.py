@@ -402,3 +402,31 @@ def test_a_pace_may_advance_with_nothing_accepted():
         (2, 0, 2, None),
     ]
     assert plane.asked == [([], [], set()), ([], [], set())]
+
+
+@dataclass(frozen=True)
+class AsksAll(Uniform):
+    """Asks everybody who is free, and draws the one that says the largest loss."""
+
+    def ask(self, state, k, free, rng):
+        return free.among(np.arange(free.num_clients))
+
+    def told(self, state, now_ns, measured):
+        return {"worst": measured["client"][measured["loss"].argmax()]}
+
+    def draw(self, state, k, free, rng):
+        return np.array([state["worst"]])
+
+
+def test_answers_take_time_and_bytes_and_count_as_used():
+    # Answers take 2, 4 and (lost after 1 s) 8 s; then client 1, the worst of the two, trains for 4 s.
+    world = ToyWorld(3, secs([2, 4, 8]), lost_after({2: 1}))
+    algorithm = fedavg().but(select=AsksAll(), pace=Sync(cohort=1))
+    record = list(simulation(algorithm, world, limits=Limits(rounds=1), timeline=np.arange(3)))[1]
+    assert record.now_secs == 4 + 4 and record.clients == (1,)
+    assert (record.num_sent, record.num_measured, record.num_accepted, record.num_lost) == (4, 2, 1, 1)
+    assert (record.device_secs_used, record.device_secs_wasted) == (2 + 4 + 4, 1)
+    assert record.up_bytes == 2 * 64 + 400
+    assert record.down_bytes == 3 * 400 + 200  # who was lost after 1 s had half of what takes 2 s
+    outcomes = [(span.client, span.outcome) for span in record.spans]
+    assert outcomes == [(0, "measured"), (1, "measured"), (2, "dropped"), (1, "accepted")]

@@ -21,6 +21,7 @@ from muster.core.store import ClientStore
 from muster.core.sums import FixedPointSum, scale_for
 from muster.core.tables import (
     EVENT,
+    MEASURED,
     REPORT,
     TASK,
     Accept,
@@ -29,6 +30,7 @@ from muster.core.tables import (
     Discard,
     Events,
     Kind,
+    Measure,
     Stop,
     Train,
     rows,
@@ -49,6 +51,8 @@ from worlds.world import ToyWorld
 
 SMALL = {"cohort": 4, "size": 3, "concurrency": 5, "workers": 4, "period_secs": 20.0}
 """Settings of paces, by name, that suit twelve clients. A pace with another gets its own line here."""
+SMALL_SELECT = {"tiers": 3, "interval": 2}
+"""The same of selects."""
 NAMES = list(algorithms())
 """Every algorithm there is."""
 
@@ -58,7 +62,9 @@ def small(name: str, **pace: Any) -> Algorithm:
     algorithm = algorithms()[name]()
     known = {f.name for f in fields(algorithm.pace)}
     settings = {k: v for k, v in {**SMALL, **pace}.items() if k in known}
+    chosen = {k: v for k, v in SMALL_SELECT.items() if k in {f.name for f in fields(algorithm.select)}}
     algorithm = algorithm.but(pace=replace(algorithm.pace, **settings)).fitted()
+    algorithm = algorithm.but(select=replace(algorithm.select, **chosen))
     assert algorithm.pace.max_out <= 12, f"give the settings of {name}'s pace a line in worlds/rig.py: SMALL"
     return algorithm
 
@@ -232,16 +238,21 @@ def resume_run(rig: Rig, saved: Saved) -> Rig:
     return rig
 
 
-def to_bytes(log: list[Events]) -> list[tuple[bytes, bytes]]:
-    return [(events.table.tobytes(), events.reports.tobytes()) for events in log]
+def to_bytes(log: list[Events]) -> list[tuple[bytes, bytes, bytes]]:
+    return [(e.table.tobytes(), e.reports.tobytes(), e.measured.tobytes()) for e in log]
 
 
-def replay(rig: Rig, log: list[tuple[bytes, bytes]]) -> list[list[Command]]:
+def replay(rig: Rig, log: list[tuple[bytes, bytes, bytes]]) -> list[list[Command]]:
     """Feeds a log of events to `step` and a new rig's plane, without its simulation."""
     state, out, told = rig.sim.state, rows(TASK, 0), []
     accepted: list[tuple[Any, Any, Any]] = []
-    for table, reports in log:
-        events = Events(np.frombuffer(table, EVENT), np.frombuffer(reports, REPORT))
+    asked, took = rows(TASK, 0), np.zeros(0)
+    for table, reports, measured in log:
+        events = Events(*map(np.frombuffer, (table, reports, measured), (EVENT, REPORT, MEASURED)))
+        if events.table["kind"][0] == Kind.MEASURED:
+            found = rig.plane.measure(asked)
+            found["took_secs"] = took
+            assert found.tobytes() == measured
         if events.table["kind"][0] == Kind.ADVANCED:
             tasks, staleness, took = (np.concatenate(column) for column in zip(*accepted, strict=True))
             made = rig.plane.advance(tasks, staleness, set(out["version"].tolist()))
@@ -262,6 +273,9 @@ def replay(rig: Rig, log: list[tuple[bytes, bytes]]) -> list[list[Command]]:
                     accepted.append((out[np.searchsorted(out["ticket"], tickets)], staleness, took))
                     out = out[~np.isin(out["ticket"], tickets)]
                 case Discard(tickets, _):
+                    out = out[~np.isin(out["ticket"], tickets)]
+                case Measure(_, tickets, took):
+                    asked = out[np.searchsorted(out["ticket"], tickets)]
                     out = out[~np.isin(out["ticket"], tickets)]
                 case Advance() | Stop():
                     pass

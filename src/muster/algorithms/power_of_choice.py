@@ -1,19 +1,21 @@
-"""Power-of-choice: of some drawn at random, those whose loss is the largest.
+"""Power-of-choice: of some candidates those train at whom the model does worst.
 
-Y. J. Cho, J. Wang, G. Joshi: Client Selection in Federated Learning: Convergence Analysis and Power-of-Choice
-Selection Strategies. 2020, arXiv:2010.01243; the variant rpow-d of its section 5.
+Y. J. Cho, J. Wang, G. Joshi: Client Selection in Federated Learning: Convergence Analysis and
+Power-of-Choice Selection Strategies. 2020, arXiv:2010.01243, section 4.
 
-    A = d clients drawn without replacement by p_i = n_i / Σ n;  S = the m of A with the largest loss
-    Δ = (1/m) Σ Δ_i over S
+    A = d clients drawn without replacement, i with probability p_i = n_i / Σ n
+    each i in A: say F_i(x), the loss of the current model over all its examples
+    S = the m of A with the largest F_i
+    x ← x + mean over S of Δ_i
 
-The loss is the one that a client last reported, infinite for those that never did, so that nobody is asked
-before it trains. The paper's other variants ask all d for the loss of the newest model first.
+The candidates' answers take time and bytes, as they would. Choices where the paper leaves one: if fewer than
+m answer and are still there, others take their places, drawn by p_i.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from math import ceil
 
 import numpy as np
 
@@ -26,38 +28,44 @@ from .fedavg import Mean, fedavg
 
 @dataclass(frozen=True)
 class PowerOfChoice(Select):
-    """Those of the largest last loss, out of `candidates` times as many as are wanted."""
+    """Those of some candidates who have the largest losses."""
 
-    candidates: float = 4.0
-    """How many are drawn for each that is wanted (the paper's d / m)."""
-
-    reads: ClassVar[tuple[str, ...]] = ("loss", "refused")
+    candidates: float = 2.0
+    """Clients that are asked for each that is to train, the paper's d / m: 2 to 10 there."""
 
     def __post_init__(self) -> None:
         self.check_number("candidates", at_least=1)
 
     def init(self, population: Population) -> State:
-        """Examples, and losses that are infinite to begin with."""
-        count = population.num_clients
+        """A column of examples; nobody has been asked."""
         return {
-            "examples": frozen(population.num_examples.astype(np.float64)),
-            "loss": frozen(np.full(count, np.inf)),
+            "num_examples": frozen(np.array(population.num_examples)),
+            "asked": frozen(np.zeros(0, np.int64)),
+            "loss": frozen(np.zeros(0)),
         }
 
-    def observe(self, state: State, now_ns: int, reports: Table) -> State:
-        """The losses of those that reported; one that is refused or no number counts as none."""
-        known = (reports["refused"] == 0) & np.isfinite(reports["loss"])
-        loss = state["loss"].copy()
-        loss[reports["client"]] = np.where(known, reports["loss"], 0.0)
-        return {**state, "loss": frozen(loss)}
+    def ask(self, state: State, k: int, free: Free, rng: np.random.Generator) -> Ids:
+        """d of the free, by examples."""
+        return self._by_examples(state, np.arange(free.num_clients), ceil(k * self.candidates), free, rng)
+
+    def told(self, state: State, now_ns: int, measured: Table) -> State:
+        """Keeps the losses; who has no examples comes last."""
+        loss = np.where(np.isnan(measured["loss"]), -np.inf, measured["loss"])
+        return {**state, "asked": frozen(measured["client"].copy()), "loss": frozen(loss)}
 
     def draw(self, state: State, k: int, free: Free, rng: np.random.Generator) -> Ids:
-        """The `k` of largest loss; of equals those that were drawn first."""
-        everybody = np.arange(free.num_clients)
-        some = free.drawn(everybody, state["examples"], round(self.candidates * k), rng)
-        return some[np.argsort(-state["loss"][some], kind="stable")[:k]]
+        """The `k` candidates with the largest losses; of equals the one drawn first."""
+        worst = free.best(state["asked"], state["loss"], k)
+        if len(worst) == k:
+            return worst
+        others = np.setdiff1d(np.arange(free.num_clients), worst, assume_unique=True)
+        return np.concatenate([worst, self._by_examples(state, others, k - len(worst), free, rng)])
+
+    @staticmethod
+    def _by_examples(state: State, ids: Ids, n: int, free: Free, rng: np.random.Generator) -> Ids:
+        return free.drawn(ids, state["num_examples"][ids].astype(np.float64), n, rng)
 
 
 def power_of_choice() -> Algorithm:
-    """Clients of the largest loss among some drawn at random (Cho et al. 2020)."""
+    """Power-of-choice: of d candidates the m with the largest losses train (Cho et al. 2020)."""
     return fedavg().but(name="power_of_choice", select=PowerOfChoice(), combine=Mean(by="uniform"))

@@ -1,109 +1,150 @@
-"""TiFL: clients of like speed train together, and tiers that do badly get their turn more often.
+"""TiFL: clients that are about as fast train together, and tiers that lag behind get more turns.
 
 Z. Chai, A. Ali, S. Zawad, S. Truex, A. Anwar, N. Baracaldo, Y. Zhou, H. Ludwig, F. Yan, Y. Cheng: TiFL: A
 Tier-based Federated Learning System. HPDC 2020, arXiv:2001.09249, algorithm 2.
 
-    tiers: clients by how long a task takes, so many of each
-    each round: a tier t by p_t among those with credits left, credits_t ← credits_t - 1; uniform in it
-    every I rounds, if the tier at hand has not become better over them: p_t ∝ its rank, the worst the highest
+    profile: every client answers once; T tiers by how long that took; who does not answer is in none
+    each round:
+        every I rounds: A_t = accuracy at clients of tier t
+            if A of the tier that trained last is not higher than I rounds ago:
+                p_t ← (T, T - 1, ..., 1) / (T (T + 1) / 2), the lowest A_t first
+        t drawn by p_t among the tiers with Credits_t > 0;  Credits_t ← Credits_t - 1
+        S = clients of tier t, uniformly
 
-The paper has all clients of a tier measure accuracy for this. Here a tier is as good as the losses that its
-clients last reported are small: nobody is asked beside training. Where speeds are not known, tiers are drawn
-at random until tasks have been timed; a tier in which nobody is there does not hold a round up.
+Choices where the paper leaves one: tiers are equal in number; a profile is the time of loading the model,
+one forward pass over the client's examples and answering; A_t is over the examples of `sample` clients
+of the tier; a draw is paid for when the version is made that it led to. Where a tier has too few clients,
+those of the tiers next to it fill up, and who is in none comes last; when all credits are spent, all tiers
+are drawn again: so no run ends for want of clients.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from muster.core.algorithm import Algorithm, Select, State
+from muster.core.errors import FieldError
 from muster.core.population import Free, Population
 from muster.core.tables import Ids, Table, frozen
 
 from .fedavg import fedavg
 
+Floats = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
-class Tiered(Select):
-    """A tier of like speed, then clients uniformly in it."""
+class Tiers(Select):
+    """A tier by chance, then any of its clients."""
 
-    num_tiers: int = 5
+    tiers: int = 5
     interval: int = 10
-    """Rounds after which chances may change (the paper's I)."""
-    credits: int | None = None
-    """How often each tier may be drawn; null: without end."""
-
-    reads: ClassVar[tuple[str, ...]] = ("loss", "refused", "took_secs")
-    foresees: ClassVar[bool] = True
+    """Versions from one look at the tiers' accuracies to the next; 0: never, all tiers stay as likely."""
+    sample: int = 10
+    """Clients of each tier that are asked for the model's accuracy then."""
+    credits: tuple[int, ...] | None = None
+    """How often each tier may be drawn, the fastest first; default: as often as it comes."""
 
     def __post_init__(self) -> None:
-        self.check_number("num_tiers", at_least=1, at_most=100)
-        self.check_number("interval", at_least=1)
-        self.check_number("credits", at_least=1)
+        self.check_number("tiers", at_least=1, at_most=100)
+        self.check_number("interval", at_least=0)
+        self.check_number("sample", at_least=1)
+        if (listed := self.credits) is None:
+            return
+        whole = isinstance(listed, (tuple, list)) and all(type(n) is int and n >= 0 for n in listed)
+        if not whole or len(listed) != self.tiers:
+            raise FieldError("tifl", "credits", listed, f"{self.tiers} whole numbers of at least 0")
+        object.__setattr__(self, "credits", tuple(listed))
 
     def init(self, population: Population) -> State:
-        """Everybody's seconds and losses as far as they are known; equal chances."""
-        count, expected = population.num_clients, population.task_secs
+        """Nobody is in a tier (-1) yet."""
         return {
-            "round": 0,
-            "secs": frozen(np.full(count, np.nan) if expected is None else np.array(expected, np.float64)),
-            "loss": frozen(np.full(count, np.nan)),
-            "chances": frozen(np.full(self.num_tiers, 1 / self.num_tiers)),
-            "spent": frozen(np.zeros(self.num_tiers, np.int64)),
-            "before": frozen(np.full(self.num_tiers, np.inf)),
+            "tier": frozen(np.full(population.num_clients, -1, np.int8)),
+            "chances": frozen(np.zeros(0)),
+            "credits": frozen(np.zeros(0)),
+            "accuracy": frozen(np.zeros(0)),
+            "version": 0,
+            "looked": 0,
+            "last": 0,
         }
 
-    def tiers(self, secs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        """i64[C]: each client's tier, 0 the fastest; who has not been timed is in the middle of all."""
-        known = np.where(np.isnan(secs), np.nanmedian(secs) if not np.isnan(secs).all() else 0.0, secs)
-        rank = np.empty(len(secs), np.int64)
-        rank[np.argsort(known, kind="stable")] = np.arange(len(secs))
-        return np.asarray(rank * self.num_tiers // max(len(secs), 1), np.int64)
+    def ask(self, state: State, k: int, free: Free, rng: np.random.Generator) -> Ids:
+        """At first everybody; later, when it is time, some of each tier."""
+        if len(state["chances"]) == 0:
+            return free.sample(free.num_clients, rng)
+        if self.interval == 0 or state["version"] - state["looked"] < self.interval:
+            return np.zeros(0, np.int64)
+        members = (np.flatnonzero(state["tier"] == t) for t in range(len(state["chances"])))
+        return np.concatenate([free.best(ids, rng.random(len(ids)), self.sample) for ids in members])
+
+    def told(self, state: State, now_ns: int, measured: Table) -> State:
+        """Makes the tiers; or has a look at how they do, and at what that says of their chances."""
+        if len(state["chances"]) == 0:
+            return self._profiled(state, measured)
+        found = accuracies(state["tier"][measured["client"]], measured, len(state["chances"]))
+        accuracy = np.where(np.isnan(found), state["accuracy"], found)
+        last = int(state["last"])
+        risen = accuracy[last] > state["accuracy"][last]
+        chances = state["chances"] if risen else frozen(by_rank(accuracy))
+        return {**state, "chances": chances, "accuracy": frozen(accuracy), "looked": state["version"]}
+
+    def _profiled(self, state: State, measured: Table) -> State:
+        """The tiers, by how long the answers took; no answers, no tiers."""
+        count = min(self.tiers, len(measured))
+        order = np.lexsort((measured["client"], measured["took_secs"]))
+        tier = state["tier"].copy()
+        for number, members in enumerate(np.array_split(order, max(count, 1))):
+            tier[measured["client"][members]] = number
+        allowed = np.full(count, np.inf) if self.credits is None else np.array(self.credits[:count], float)
+        return {
+            **state,
+            "tier": frozen(tier),
+            "chances": frozen(np.full(count, 1 / max(count, 1))),
+            "credits": frozen(allowed),
+            "accuracy": frozen(accuracies(tier[measured["client"]], measured, count)),
+            "looked": state["version"],
+        }
 
     def observe(self, state: State, now_ns: int, reports: Table) -> State:
-        """Notes who took how long and did how well; every so many rounds chances may change."""
-        secs, loss, number = state["secs"].copy(), state["loss"].copy(), int(state["round"]) + 1
-        good = reports[(reports["refused"] == 0) & np.isfinite(reports["loss"])]
-        secs[reports["client"]], loss[good["client"]] = reports["took_secs"], good["loss"]
-        after = {**state, "round": number, "secs": frozen(secs), "loss": frozen(loss)}
-        if len(reports) == 0:
-            return after
-        tier = self.tiers(state["secs"])
-        mine = int(np.bincount(tier[reports["client"]]).argmax())  # those that filled up do not count
-        spent = state["spent"].copy()
-        spent[mine] += 1
-        after["spent"] = frozen(spent)
-        if number % self.interval:
-            return after
-        now = np.array([_mean(loss[tier == t]) for t in range(self.num_tiers)])
-        if not now[mine] < state["before"][mine]:
-            rank = np.empty(self.num_tiers)
-            rank[np.argsort(now, kind="stable")] = np.arange(1, self.num_tiers + 1)
-            after["chances"] = frozen(rank / rank.sum())
-        return {**after, "before": frozen(now)}
+        """Notes which tier has trained, which costs it a credit."""
+        state = {**state, "version": state["version"] + 1}
+        tiers = state["tier"][reports["client"]]
+        if not (tiers >= 0).any():
+            return state
+        last = int(np.bincount(tiers[tiers >= 0]).argmax())
+        left = state["credits"].copy()
+        left[last] = max(left[last] - 1, 0)
+        return {**state, "last": last, "credits": frozen(left)}
 
     def draw(self, state: State, k: int, free: Free, rng: np.random.Generator) -> Ids:
-        """`k` of one tier; what it lacks comes from the others, in the order in which they were drawn."""
-        left = state["spent"] < (np.inf if self.credits is None else self.credits)
-        chances = np.where(left, state["chances"], 0.0) if left.any() else state["chances"]
-        with np.errstate(divide="ignore"):
-            order = np.argsort(rng.exponential(size=self.num_tiers) / chances, kind="stable")
-        place = np.empty(self.num_tiers)
-        place[order] = np.arange(self.num_tiers)
-        behind = place[self.tiers(state["secs"])] + rng.random(free.num_clients)
-        return free.best(np.arange(free.num_clients), -behind, k)
+        """`k` clients of one tier, uniformly; of the nearest others where it has too few."""
+        tier, count = state["tier"], len(state["chances"])
+        away = np.full(len(tier), count)
+        if count:
+            able = state["chances"] * (state["credits"] > 0)
+            able = able if able.any() else state["chances"]
+            away = np.where(tier < 0, count, np.abs(tier - rng.choice(count, p=able / able.sum())))
+        return free.best(np.arange(len(tier)), -(away + rng.random(len(tier))), k)
 
 
-def _mean(values: npt.NDArray[np.float64]) -> float:
-    """The mean of the numbers among them; infinite if there are none: nobody knows how bad it is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("inf")
+def accuracies(tiers: Ids, measured: Table, count: int) -> Floats:
+    """f64[count]: mean accuracy over the examples of MEASURED rows of each tier; NaN: not known."""
+    known = (tiers >= 0) & np.isfinite(measured["accuracy"])
+    examples = measured["num_examples"][known].astype(np.float64)
+    right = np.bincount(tiers[known], examples * measured["accuracy"][known], minlength=count)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(right / np.bincount(tiers[known], examples, minlength=count), np.float64)
+
+
+def by_rank(accuracy: Floats) -> Floats:
+    """f64[T] chances: T, T - 1, ..., 1 over their sum, the lowest accuracy first; of equals the fastest."""
+    chances = np.empty(len(accuracy))
+    chances[np.argsort(accuracy, kind="stable")] = np.arange(len(accuracy), 0, -1)
+    return np.asarray(chances / chances.sum(), np.float64)
 
 
 def tifl() -> Algorithm:
-    """TiFL: tiers of like speed, the worse more often (Chai et al. 2020)."""
-    return fedavg().but(name="tifl", select=Tiered())
+    """TiFL: cohorts of like speed, tiers of low accuracy more often (Chai et al. 2020)."""
+    return fedavg().but(name="tifl", select=Tiers())

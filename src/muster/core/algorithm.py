@@ -55,6 +55,22 @@ class Select(Part):
         """The state before the first draw."""
         return {}
 
+    @property
+    def asks(self) -> bool:
+        """Whether clients may be asked how good the model is on their examples, before a draw."""
+        return type(self).ask is not Select.ask
+
+    def ask(self, state: State, k: int, free: Free, rng: np.random.Generator) -> Ids:
+        """Distinct clients out of `free` who are to say how good the model is before `k` are drawn.
+
+        They get tasks of their own, which take time. Nobody is drawn until all have reported or are lost.
+        """
+        return np.zeros(0, np.int64)
+
+    def told(self, state: State, now_ns: int, measured: Table) -> State:
+        """Learns what they found (MEASURED rows; the lost are missing). The draw follows."""
+        return state
+
     @abstractmethod
     def draw(self, state: State, k: int, free: Free, rng: np.random.Generator) -> Ids:
         """Up to `k` distinct clients out of `free`."""
@@ -106,6 +122,7 @@ class View:
     now_ns: int
     version: int
     tasks: Table
+    """Without those of clients that the select has asked."""
     num_lost: int
     """Tasks that were lost in this delivery; they are no longer in `tasks`."""
     due: bool

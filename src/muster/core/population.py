@@ -40,7 +40,7 @@ class Links(Protocol):
         """i64[K] ns that a download of `bits` takes each client, from the instant on."""
         ...
 
-    def up_ns(self, clients: Ids, at_ns: Ids, bits: float) -> Ids:
+    def up_ns(self, clients: Ids, at_ns: Ids, bits: float | Floats) -> Ids:
         """The same of uploads."""
         ...
 

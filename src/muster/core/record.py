@@ -17,7 +17,8 @@ class Span:
     compute_secs: float
     up_secs: float
     outcome: str
-    """`accepted`, or why it did not count, as in `wasted_by_reason`."""
+    """`accepted`, `measured` (it was asked, and trained nothing), or why it did not count, as in
+    `wasted_by_reason`."""
 
     @property
     def end_secs(self) -> float:
@@ -50,6 +51,8 @@ class Record:
     """Tasks discarded because the round closed without them."""
     num_lost: int = 0
     """Tasks whose client failed before it reported."""
+    num_measured: int = 0
+    """Clients that were asked how good the model is, and have said it; they trained nothing."""
     num_discarded: int = 0
     """Tasks discarded for another reason (too stale, an abandoned round, the end of the run)."""
     up_bytes: int = 0

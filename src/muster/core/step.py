@@ -34,6 +34,8 @@ from .tables import (
     Ids,
     Kind,
     Lease,
+    Measure,
+    Purpose,
     Reason,
     Stop,
     Table,
@@ -60,10 +62,18 @@ MAX_STALLED = 1000
 
 
 def appetite(algorithm: Algorithm, state: ServerState) -> Appetite:
-    """How far the shell may deliver next: as the pace says, but not beyond a loss that ends the run."""
-    return replace(
-        algorithm.pace.appetite(state.pace, state.tasks), num_losses=_most_lost(state) - state.num_lost
+    """How far the shell may deliver next: as the pace says, but not beyond a loss that ends the run.
+
+    While clients are being asked, not beyond the last answer either.
+    """
+    tasks, asked = _apart(algorithm.select, state.tasks)
+    wanted = replace(
+        algorithm.pace.appetite(state.pace, tasks), num_losses=_most_lost(state) - state.num_lost
     )
+    if not (num_asked := np.count_nonzero(~asked["arrived"])) or wanted.whole_instant:
+        return wanted
+    # whoever it is that reports last, or is lost last, ends a delivery: the draw is at that instant
+    return replace(wanted, num_arrivals=min(wanted.num_arrivals, int(num_asked)), stop_at_loss=True)
 
 
 def step(
@@ -76,12 +86,12 @@ def step(
         seed: Keys the selection's draws, together with their number.
         state: From `initial_state` or the last call.
         events: Rows in key order, no more of them than `appetite` allows; `Started`,
-            `Advanced` and `Woke` come alone.
+            `Advanced`, `Measured` and `Woke` come alone.
         present: The clients that are present at the last row's instant.
 
     Returns:
         The new state and the commands, to be carried out in order. After `Advance` the next event
-        is `Advanced`, at the same instant.
+        is `Advanced`, after `Measure` it is `Measured`, at the same instant; never both in one call.
 
     """
     assert not state.stopped, "the run has been stopped"
@@ -90,9 +100,14 @@ def step(
     assert now >= state.now_ns, "time runs forward"
     if kind == Kind.WOKE and int(events.table["ticket"][0]) != state.timer:
         return state.but(now_ns=now), []
+    waited = len(_apart(algorithm.select, state.tasks)[1]) > 0
     state, progress, num_lost, given_up = _book(state, events.table)
     if given_up:
         return end(state, "stalled", given_up)
+    tasks, asked = _apart(algorithm.select, state.tasks)
+    answered = kind == Kind.MEASURED or (waited and not len(asked))
+    if answered:  # by nobody, where all were lost
+        state = state.but(select=algorithm.select.told(state.select, now, events.measured))
     if kind == Kind.ADVANCED:
         state = state.but(select=algorithm.select.observe(state.select, now, events.reports))
         ended, commands = _after_version(state)
@@ -105,32 +120,49 @@ def step(
         return end(state, "virtual_secs", f"the virtual clock reached {to_secs(now):g} s")
 
     due = woke and state.deadline_ns is not None and now >= state.deadline_ns
-    view = View(now, state.version, state.tasks, num_lost, due, progress)
+    view = View(now, state.version, tasks, num_lost, due, progress)
     pace, plan = algorithm.pace.plan(state.pace, view)
     state = state.but(pace=pace)
     if woke:
         state = _clear_timers(state)
     state, decided = _decide(state, plan)
     commands += decided
+    why = ""
     if state.num_failed >= MAX_FAILED:
         why = f"{MAX_FAILED} rounds in a row failed: too few clients reported"
+    elif plan.send > 0 and not plan.advance and state.hold_ns is None and not len(asked):
+        state, sent, why = _send(algorithm, seed, state, plan, present, ask=not answered)
+        commands += sent
+    if why:
         stopped, last = end(state, "stalled", why)
         return stopped, commands + last
-    if plan.send > 0 and not plan.advance and state.hold_ns is None:
-        state, sent, why = _send(algorithm, seed, state, plan, present)
-        commands += sent
-        if why:
-            stopped, last = end(state, "stalled", why)
-            return stopped, commands + last
-    return _set_timer(state, commands)
+    state, commands = _set_timer(state, commands)
+    if len(asked) and asked["arrived"].all() and not plan.advance:
+        return _measure(state, asked, commands)
+    return state, commands
+
+
+def _measure(state: ServerState, asked: Table, commands: list[Command]) -> tuple[ServerState, list[Command]]:
+    """Has it said what they found who were asked, all of whom have reported: TASK rows, of one version."""
+    state = state.but(tasks=frozen(taken(state.tasks, state.tasks["work"] != Purpose.MEASURE)))
+    tickets, took = asked["ticket"].copy(), (asked["arrived_at"] - asked["sent_at"]) / SECOND
+    return state, [*commands, Measure(int(asked["version"][0]), frozen(tickets), frozen(took))]
+
+
+def _apart(select: Select, tasks: Table) -> tuple[Table, Table]:
+    """The tasks that train, and those of clients that the select has asked."""
+    if not select.asks:
+        return tasks, tasks[:0]
+    asked = tasks["work"] == Purpose.MEASURE
+    return (frozen(taken(tasks, ~asked)), taken(tasks, asked)) if asked.any() else (tasks, tasks[:0])
 
 
 def _book(state: ServerState, table: Table) -> tuple[ServerState, Table, int, str]:
     """Enters arrivals, progress and losses into the table of tasks.
 
     Rows whose ticket is unknown, or whose task has already arrived, are duplicates or strangers.
-    Returns the state, the rows that tell of progress, how many tasks were lost, and a reason to give up
-    ("" for none).
+    Returns the state, the rows that tell of progress, how many tasks of training were lost, and a reason to
+    give up ("" for none).
     """
     now, kinds = int(table["now"][-1]), table["kind"]
     if len(table) == 1 and kinds[0] in (ARRIVED, LOST):
@@ -167,9 +199,10 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, Table, int, st
     if any_away:  # who leaves, or joins anew, no longer works on what it was sent
         gone |= np.isin(tasks["client"], table["client"][away]) & ~tasks["arrived"]
     num_gone = int(np.count_nonzero(gone))
+    num_lost = int(np.count_nonzero(tasks["work"][gone] == Purpose.TRAIN))
     news = num_gone > 0 or bool(live.any())
     state, why = _booked(state, now, taken(tasks, ~gone) if num_gone else tasks, run, longest, news)
-    return state, table[progressed], num_gone, why
+    return state, table[progressed], num_lost, why
 
 
 def _book_one(state: ServerState, now: int, ticket: int, lost: bool) -> tuple[ServerState, Table, int, str]:
@@ -178,13 +211,14 @@ def _book_one(state: ServerState, now: int, ticket: int, lost: bool) -> tuple[Se
     at = int(tasks["ticket"].searchsorted(ticket))
     live = at < len(tasks) and bool(tasks["ticket"][at] == ticket and not tasks["arrived"][at])
     lost, run = live and lost, state.num_lost
+    of_training = lost and bool(tasks["work"][at] == Purpose.TRAIN)
     if lost:
         tasks, run = joined(tasks[:at], tasks[at + 1 :]), run + 1
     elif live:
         tasks, run = joined(tasks), 0
         tasks["arrived"][at], tasks["arrived_at"][at] = True, now
     state, why = _booked(state, now, tasks, run, run, live)
-    return state, NO_PROGRESS, int(lost), why
+    return state, NO_PROGRESS, int(of_training), why
 
 
 def _booked(
@@ -288,47 +322,41 @@ def _answer(state: ServerState, plan: Plan) -> tuple[ServerState, list[Command]]
 
 
 def _send(
-    algorithm: Algorithm, seed: int, state: ServerState, plan: Plan, present: Candidates
+    algorithm: Algorithm, seed: int, state: ServerState, plan: Plan, present: Candidates, *, ask: bool
 ) -> tuple[ServerState, list[Command], str]:
-    """Draws clients and sends them work, or says when to try again, or why it never will."""
+    """Draws clients and sends them work, or says when to try again, or why it never will.
+
+    `ask`: the select may have clients asked first; then nobody is drawn yet.
+    """
     busy = _busy(state.tasks)
     free = Free(present, busy)
     drawn = free.among(plan.named)[: plan.send]
     if (wanted := plan.send - len(drawn)) > 0:
         if len(plan.named) or len(plan.spared):
             free = Free(present, np.unique(np.concatenate([busy, plan.named, plan.spared])))
-        draw = rng(seed, "select", state.num_draws)
-        state = state.but(num_draws=state.num_draws + 1)
-        more = _held(algorithm.select, algorithm.select.draw(state.select, wanted, free, draw), wanted, free)
+        select, can_start = algorithm.select, True
+        if select.asks and ask:
+            can_start = Free(present, busy).when(plan.min_start) == state.now_ns
+            question = rng(seed, "ask", state.num_draws)
+            asked = select.ask(state.select, wanted, free, question) if can_start else busy[:0]
+            if len(asked := _held(select, "ask", asked, free.num_clients, free)):
+                state, tasks = _sent(state, asked, len(busy), work=Purpose.MEASURE)
+                return state, [Train(tasks)], ""
+        more = busy[:0]
+        if can_start:
+            draw = rng(seed, "select", state.num_draws)
+            state = state.but(num_draws=state.num_draws + 1)
+            more = _held(select, "draw", select.draw(state.select, wanted, free, draw), wanted, free)
         drawn = np.concatenate([drawn, more]) if len(drawn) else more
     short = len(drawn) < plan.send
     clients = drawn if len(drawn) >= plan.min_start else drawn[:0]
     commands: list[Command] = []
     if len(clients):
-        tasks = rows(
-            TASK,
-            len(clients),
-            ticket=np.arange(state.next_ticket, state.next_ticket + len(clients)),
-            client=clients,
-            version=state.version,
-            sent_at=state.now_ns,
-            attempt=state.tally.of(clients),
-            steps=plan.steps,
-            lease=Lease.TRAINING if plan.leased else Lease.NONE,
-            since=state.now_ns,
-        )
-        both = joined(state.tasks, tasks)
-        deadline = state.deadline_ns
+        lease = Lease.TRAINING if plan.leased else Lease.NONE
+        state, tasks = _sent(state, clients, len(busy), steps=plan.steps, lease=lease)
         if plan.wake_after_ns is not None:
-            deadline = state.now_ns + plan.wake_after_ns
-        state = state.but(
-            tasks=frozen(both),
-            tally=state.tally.add(clients),
-            next_ticket=state.next_ticket + len(clients),
-            peak_out=max(state.peak_out, len(busy) + len(clients)),
-            deadline_ns=deadline,
-        )
-        commands.append(Train(frozen(tasks)))
+            state = state.but(deadline_ns=state.now_ns + plan.wake_after_ns)
+        commands.append(Train(tasks))
     if len(clients) == 0 or (short and plan.top_up):
         when = Free(present, _busy(state.tasks)).when(plan.min_start)
         if when is not None and when > state.now_ns:
@@ -340,14 +368,36 @@ def _send(
     return state, commands, ""
 
 
-def _held(select: Select, drawn: object, k: int, free: Free) -> Ids:
-    """What a select drew, if it keeps the contract; a user's own may not.
+def _sent(state: ServerState, clients: Ids, num_busy: int, **columns: object) -> tuple[ServerState, Table]:
+    """Enters new tasks of free clients, while so many others are at work; returns their TASK rows."""
+    tasks = rows(
+        TASK,
+        len(clients),
+        ticket=np.arange(state.next_ticket, state.next_ticket + len(clients)),
+        client=clients,
+        version=state.version,
+        sent_at=state.now_ns,
+        attempt=state.tally.of(clients),
+        since=state.now_ns,
+        **columns,
+    )
+    state = state.but(
+        tasks=frozen(joined(state.tasks, tasks)),
+        tally=state.tally.add(clients),
+        next_ticket=state.next_ticket + len(clients),
+        peak_out=max(state.peak_out, num_busy + len(clients)),
+    )
+    return state, frozen(tasks)
+
+
+def _held(select: Select, method: str, drawn: object, k: int, free: Free) -> Ids:
+    """What a select's `draw` or `ask` returned, if it keeps the contract; a user's own may not.
 
     Raises:
         UserError: Says what was drawn and what is allowed.
     """
     ids = np.asarray(drawn)
-    name = f"{type(select).__name__}.draw returned"
+    name = f"{type(select).__name__}.{method} returned"
     if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
         raise UserError(f"{name} {drawn!r}, but must return the ids of clients as integers")
     if len(ids) > k:
@@ -397,7 +447,8 @@ def end(state: ServerState, status: str, why: str) -> tuple[ServerState, list[Co
 
     Shells call it for ends that only they can see: wall time, a target that is met.
     """
-    out = frozen(np.array(state.tasks["ticket"], np.int64))
+    done = (state.tasks["work"] == Purpose.MEASURE) & state.tasks["arrived"]  # it has been charged
+    out = frozen(np.array(state.tasks["ticket"][~done], np.int64))
     commands: list[Command] = [Discard(out, Reason.STOPPED)] if len(out) else []
     commands += [Evaluate(state.version), Stop(status, why)]
     return state.but(stopped=True, tasks=frozen(state.tasks[:0].copy())), commands

@@ -6,7 +6,7 @@ integer nanoseconds since the start of the run, so that 0.1 s + 0.2 s is 0.3 s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, TypeAlias
 
@@ -66,6 +66,18 @@ class Reason(IntEnum):
     """The client went offline before it reported."""
 
 
+class Purpose(IntEnum):
+    """What a task is for."""
+
+    TRAIN = 0
+    MEASURE = 1
+    """Load the model, say how good it is on the client's own examples, and send nothing else."""
+
+
+ANSWER_BYTES = 64
+"""What a client sends that has measured: a few numbers."""
+
+
 class Lease(IntEnum):
     """Whether a task's number of steps is settled when it is sent, or asked for on the way."""
 
@@ -92,7 +104,7 @@ EVENT = np.dtype(
         ("now", "i8"),  # ns
         ("kind", "i1"),
         ("client", "i8"),
-        ("ticket", "i8"),  # of Woke: the timer's number; of Advanced: the version
+        ("ticket", "i8"),  # of Woke: the timer's number; of Advanced and Measured: the version
         ("steps", "i4"),
         ("secs", "f8"),  # the client's compute seconds; of Progressed: of one of its last steps
         ("send_secs", "f8"),  # of Progressed: what sending its update would take
@@ -114,6 +126,7 @@ TASK = np.dtype(
         ("lease", "i1"),  # Lease: whether it asks again after its steps
         ("done", "i4"),  # of a leased task: steps made, as it last said
         ("since", "i8"),  # ns; of a leased task: when it was last told what to do
+        ("work", "i1"),  # Purpose
     ]
 )
 """One row a task that the server waits for or has not decided on."""
@@ -136,6 +149,19 @@ REPORT = np.dtype(
     ]
 )
 """One row an accepted update: all that the control plane may learn about what training measured."""
+
+
+MEASURED = np.dtype(
+    [
+        ("ticket", "i8"),
+        ("client", "i8"),
+        ("num_examples", "i4"),
+        ("loss", "f8"),  # mean, of the model that it was sent, over all its examples; NaN: it has none
+        ("accuracy", "f8"),  # NaN: it has none, or the job's task knows no accuracy
+        ("took_secs", "f8"),  # from being sent to its report; the shell copies it from Measure
+    ]
+)
+"""One row a client that a select asked and that has reported."""
 
 
 def rows(dtype: np.dtype[Any], count: int, **columns: Any) -> Table:
@@ -165,16 +191,22 @@ def frozen(table: Table) -> Table:
 
 @dataclass(frozen=True)
 class Events:
-    """What one call of `step` is told: rows in key order, and reports if the row is `Advanced`."""
+    """What one call of `step` is told: rows in key order, and what belongs to an `Advanced` or `Measured`."""
 
     table: Table
     reports: Table = field(default_factory=lambda: rows(REPORT, 0))
+    measured: Table = field(default_factory=lambda: rows(MEASURED, 0))
 
     @classmethod
     def one(cls, kind: Kind, now_ns: int, ticket: int = 0, reports: Table | None = None) -> Events:
         """A single row that no client caused: Started, Woke(number) or Advanced(version)."""
         table = rows(EVENT, 1, now=now_ns, kind=kind, client=-1, ticket=ticket)
         return cls(table) if reports is None else cls(table, reports)
+
+    @classmethod
+    def answer(cls, now_ns: int, version: int, measured: Table) -> Events:
+        """`Measured(version)`: what the clients found who were asked about the model of that version."""
+        return replace(cls.one(Kind.MEASURED, now_ns, version), measured=measured)
 
 
 @dataclass(frozen=True)
@@ -243,6 +275,18 @@ class Advance:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """All have reported who were asked about the model of `version`: say `Measured` at the same instant.
+
+    `took_secs` f64[K] says how long each was on its way. It is the last command of its step.
+    """
+
+    version: int
+    tickets: Ids
+    took_secs: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class WakeAt:
     """Ring at `time_ns`. Each has a number, and only the newest is live."""
 
@@ -265,4 +309,6 @@ class Stop:
     why: str
 
 
-Command: TypeAlias = Train | Accept | Continue | Finish | Discard | Advance | WakeAt | Evaluate | Stop
+Command: TypeAlias = (
+    Train | Accept | Continue | Finish | Discard | Advance | Measure | WakeAt | Evaluate | Stop
+)

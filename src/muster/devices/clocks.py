@@ -22,7 +22,7 @@ import numpy.typing as npt
 from muster.core.errors import FieldError
 from muster.core.part import Part
 from muster.core.randomness import uniforms
-from muster.core.tables import SECOND, Table
+from muster.core.tables import SECOND, Purpose, Table
 from muster.core.work import Work
 
 TRAIN_FACTOR = 3.0
@@ -96,7 +96,10 @@ class Clock(Part):
         passes: int = 1,
         looks: int = 0,
     ) -> Floats:
-        """Seconds of training of TASK rows, f64[K].
+        """Seconds of computing of TASK rows, f64[K].
+
+        Who only measures makes one forward pass over all its examples: a third of what training on each of
+        them once takes, by the same rule.
 
         Args:
             tasks: The tasks.
@@ -110,16 +113,19 @@ class Clock(Part):
 
         """
         factor = self._factor(tasks, seed)
+        measures = tasks["work"] == Purpose.MEASURE
         asked = tasks["steps"] if len(tasks) != 1 else int(tasks["steps"][0])
         if self.compute.startswith("fedscale"):
             batch = num_examples if work.batch_size == 0 else np.int64(work.batch_size)
             count = np.asarray(passes * batch * work.num_steps(num_examples, asked), np.int64)
+            count = np.where(measures, num_examples, count)
+            factor = factor * np.where(measures, 1 / TRAIN_FACTOR, 1.0)
             if self.compute == "fedscale":
                 return np.asarray(TRAIN_FACTOR * count * ms_per_example / 1000.0 * factor, np.float64)
             attempt = tasks["attempt"].astype(np.int64)
             return lognormal_secs(normals(seed, "compute", tasks["client"], attempt), count) * factor
-        forward = TRAIN_FACTOR * passes * work.num_trained(num_examples, asked)
-        secs = (forward + looks * num_examples) * ms_per_example / 1000.0
+        forward = TRAIN_FACTOR * passes * work.num_trained(num_examples, asked) + looks * num_examples
+        secs = np.where(measures, num_examples, forward) * ms_per_example / 1000.0
         if self.compute == "flops":
             secs = secs * (macs / REFERENCE_MACS)
         return np.asarray(secs * factor, np.float64)

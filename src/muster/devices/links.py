@@ -44,9 +44,12 @@ class Series:
                 f"link trace {still[0]} lets nothing pass: it has no seconds, or all of them are 0"
             )
 
-    def transfer(self, rows: Ids, at_ns: Ids, bits: float) -> Ids:
-        """ns that `bits` take over trace rows[i] from the instant at_ns[i] on, i64[K]."""
-        if bits <= 0:
+    def transfer(self, rows: Ids, at_ns: Ids, bits: float | Floats) -> Ids:
+        """ns that `bits` take over trace rows[i] from the instant at_ns[i] on, i64[K].
+
+        `bits` is one number for all, or f64[K].
+        """
+        if np.max(bits, initial=0.0) <= 0:
             return np.zeros(len(rows), np.int64)
         low, high = self.offsets[rows], self.offsets[rows + 1]
         period = (high - low) * SECOND
@@ -84,6 +87,6 @@ class Links:
         """ns that a download of `bits` takes each client from its instant on, i64[K]."""
         return self.series.transfer(self.down[clients], at_ns + self.shift[clients], bits)
 
-    def up_ns(self, clients: Ids, at_ns: Ids, bits: float) -> Ids:
+    def up_ns(self, clients: Ids, at_ns: Ids, bits: float | Floats) -> Ids:
         """The same of uploads."""
         return self.series.transfer(self.up[clients], at_ns + self.shift[clients], bits)

@@ -17,7 +17,21 @@ import numpy.typing as npt
 
 from muster.core.population import Candidates, Everyone, Foreseen, Online, Population
 from muster.core.randomness import uniform, uniforms
-from muster.core.tables import EVENT, SECOND, TASK, Ids, Kind, Lease, Reason, Table, joined, rows, taken
+from muster.core.tables import (
+    ANSWER_BYTES,
+    EVENT,
+    SECOND,
+    TASK,
+    Ids,
+    Kind,
+    Lease,
+    Purpose,
+    Reason,
+    Table,
+    joined,
+    rows,
+    taken,
+)
 from muster.core.work import Work
 
 from .availability import FAR, share_online
@@ -37,7 +51,7 @@ class World:
         population: A row a client.
         work: What one task trains.
         down_bytes: Bytes of one download of a task.
-        up_bytes: Bytes of one upload.
+        up_bytes: Bytes of one update's upload.
         dropout: Chance that a task is lost.
         seed: Keys what is drawn: who is lost, and when; the clock's jitter.
         clock: How long training takes.
@@ -76,16 +90,19 @@ class World:
         examples = np.asarray(who.num_examples[client], np.int64)
         speed = who.ms_per_example[client].astype(np.float64)
         kbit = clock.bits_per_kbit
+        up_bytes: float | npt.NDArray[np.float64] = self.up_bytes
+        if (asked := tasks["work"] == Purpose.MEASURE).any():
+            up_bytes = np.where(asked, float(ANSWER_BYTES), up_bytes)
         todo = self.seed, self.work, examples, speed, self.macs, self.passes, self.looks
         compute = np.rint(clock.secs(tasks, *todo) * SECOND)
         if who.links is None:
             down = np.rint(8 * self.down_bytes / (kbit * who.down_kbps[client].astype(np.float64)) * SECOND)
-            up = np.rint(8 * self.up_bytes / (kbit * who.up_kbps[client].astype(np.float64)) * SECOND)
+            up = np.rint(8 * up_bytes / (kbit * who.up_kbps[client].astype(np.float64)) * SECOND)
         else:
             ids, bits = tasks["client"], 8 * 1000.0 / kbit
             down = who.links.down_ns(ids, tasks["sent_at"], bits * self.down_bytes)
             trained = tasks["sent_at"] + down + compute.astype(np.int64)
-            up = who.links.up_ns(ids, trained, bits * self.up_bytes)
+            up = who.links.up_ns(ids, trained, bits * up_bytes)
         up = up + (down + compute + up == 0)  # at least one nanosecond
         return rows(TIMING, len(tasks), down=down, compute=compute, up=up)
 

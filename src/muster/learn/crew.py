@@ -27,7 +27,7 @@ from muster.core.params import Vector
 from muster.core.part import dumps, loads
 from muster.core.store import decode, encode
 from muster.core.sums import FixedPointSum
-from muster.core.tables import REPORT, TASK, Ids, Table, rows
+from muster.core.tables import MEASURED, REPORT, TASK, Ids, Table, joined, rows
 from muster.data.federated import FederatedData
 
 from .learner import Gradients, Sent
@@ -91,6 +91,10 @@ class Crew(Protocol):
         """
         ...
 
+    def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
+        """MEASURED rows of TASK rows, in their order: how good the model sent is on a client's examples."""
+        ...
+
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """Means of the metrics of model `params` over all test examples."""
         ...
@@ -131,6 +135,10 @@ class Inline:
             )
             states |= new
         return reports, states
+
+    def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
+        """One client after another."""
+        return _measure_chunk(self._trainer, tasks, sent, kept)
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """One span of test examples after another."""
@@ -180,6 +188,15 @@ def _train_chunk(
         if after is not None:
             states[client] = after
     return reports, states
+
+
+def _measure_chunk(trainer: Trainer, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
+    found = rows(MEASURED, len(tasks))
+    for i, task in enumerate(tasks):
+        client = int(task["client"])
+        mine = decode(kept[client]) if client in kept else None
+        found[i] = trainer.measure(task, sent[int(task["version"])], mine)[0]
+    return found
 
 
 def _spans(count: int) -> list[slice]:
@@ -243,13 +260,10 @@ class Pool:
         self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """Hands out chunks to whoever is free; which worker trains what changes no bit."""
-        for version, vectors in sent.items():
-            for name, vector in vectors.items():
-                self._publish(f"{version}/{name}", vector)
+        self._publish_all(sent)
         for name, vector in now.items():
             self._publish(f"{NOW}/{name}", vector)
-        size = self._chunk_size or math.ceil(len(tasks) / (8 * len(self._pipes)))
-        chunks = _chunks(len(tasks), size)
+        chunks = _chunks(len(tasks), self._chunk_size or self._even(len(tasks)))
         messages = (self._chunk(tasks[chunk], staleness[chunk], kept) for chunk in chunks)
         reports = rows(REPORT, len(tasks))
         states: dict[int, bytes] = {}
@@ -257,6 +271,20 @@ class Pool:
             reports[chunks[i]] = answer["reports"].view(REPORT)
             states |= {int(k[5:]): v.tobytes() for k, v in answer.items() if k.startswith("kept.")}
         return reports, states
+
+    def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
+        """Hands out chunks, as for training."""
+        self._publish_all(sent)
+        chunks = _chunks(len(tasks), self._even(len(tasks)))
+        asked = {"measure": True}
+        messages = (asked | self._chunk(tasks[chunk], np.zeros(0), kept) for chunk in chunks)
+        answers = dict(self._share_out(messages))
+        found = (answers[i]["measured"].view(MEASURED) for i in range(len(chunks)))
+        return joined(rows(MEASURED, 0), *found)
+
+    def _even(self, count: int) -> int:
+        """Tasks of a chunk such that workers end together."""
+        return math.ceil(count / (8 * len(self._pipes)))
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """Hands out spans of the test examples."""
@@ -290,6 +318,12 @@ class Pool:
                 free.append(worker)
                 yield i, answer
 
+    def _publish_all(self, sent: Mapping[int, Sent]) -> None:
+        """Puts what travelled with each version into shared memory."""
+        for version, vectors in sent.items():
+            for name, vector in vectors.items():
+                self._publish(f"{version}/{name}", vector)
+
     def _publish(self, name: str, array: Any) -> None:
         """Puts an array into shared memory, once; what is no longer sent is taken down by `clear`."""
         if name not in self._shared:
@@ -299,7 +333,7 @@ class Pool:
             self._shared[name] = memory, [memory.name, array.dtype.str, list(array.shape)]
 
     def _chunk(self, tasks: Table, staleness: Any, kept: Kept) -> dict[str, Any]:
-        """The message that has a worker train `tasks`."""
+        """The message that has a worker train `tasks`, or measure."""
         wanted = {NOW, *(str(version) for version in np.unique(tasks["version"]).tolist())}
         return {
             "tasks": np.ascontiguousarray(tasks).view(np.uint8),
@@ -322,7 +356,8 @@ class Pool:
         self._processes[worker].join(5)
         code, doing = self._processes[worker].exitcode, "evaluating"
         if "tasks" in message:
-            doing = f"training clients {message['tasks'].view(TASK)['client'].tolist()}"
+            verb = "measuring at" if "measure" in message else "training"
+            doing = f"{verb} clients {message['tasks'].view(TASK)['client'].tolist()}"
         return TrainingError(f"worker {worker} died (exit code {code}) {doing}")
 
     def total(self) -> FixedPointSum:
@@ -395,10 +430,13 @@ def _work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> Non
                 kept = {int(k[5:]): v.tobytes() for k, v in message.items() if k.startswith("kept.")}
                 tasks, late = message["tasks"].view(TASK), message["staleness"]
                 sent = {int(v): _within(arrays, str(v)) for v in np.unique(tasks["version"])}
-                reports, states = _train_chunk(trainer, tasks, late, sent, kept, _within(arrays, NOW))
+                if "measure" in message:
+                    answer = {"measured": _measure_chunk(trainer, tasks, sent, kept).view(np.uint8)}
+                else:
+                    reports, states = _train_chunk(trainer, tasks, late, sent, kept, _within(arrays, NOW))
+                    answer = {"reports": reports.view(np.uint8)}
+                    answer |= {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
                 del sent
-                answer = {"reports": reports.view(np.uint8)}
-                answer |= {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
             answer["rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             del arrays  # views of shared memory, which could not be closed while they live
         except UserError as error:
@@ -443,6 +481,13 @@ class Automatic:
         result = self._crew.train(tasks, staleness, sent, kept, now)
         self._spent += time.perf_counter() - begin
         return result
+
+    def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
+        """Measures with whoever is there."""
+        begin = time.perf_counter()
+        found = self._crew.measure(tasks, sent, kept)
+        self._spent += time.perf_counter() - begin
+        return found
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """Evaluates with whoever is there."""

@@ -21,7 +21,7 @@ from muster.core.errors import UserError
 from muster.core.params import ParamSpec, Vector
 from muster.core.population import Population
 from muster.core.store import ClientStore
-from muster.core.tables import REPORT, Ids, Table, rows
+from muster.core.tables import MEASURED, REPORT, Ids, Table, joined, rows
 
 from .crew import Crew
 from .learner import Matrix, Sent
@@ -156,15 +156,19 @@ class DataPlane:
 
     def _train(self, tasks: Table, staleness: Ids, now: Sent) -> Table:
         """Trains tasks, no client twice, and writes down what is kept of them; returns REPORT rows."""
-        sent = {int(v): self.moment.snapshots[int(v)] for v in np.unique(tasks["version"])}
-        kept = {}
-        if self._keeps:
-            found = ((int(c), self.store.read(int(c))) for c in tasks["client"])
-            kept = {c: state for c, state in found if state is not None}
+        sent, kept = self._given(tasks)
         reports, states = self._crew.train(tasks, staleness, sent, kept, now)
         for client, state in sorted(states.items()):
             self.store.write(client, state)
         return reports
+
+    def _given(self, tasks: Table) -> tuple[Mapping[int, Sent], Mapping[int, bytes]]:
+        """What travelled to the clients of TASK rows, by version; and what they have kept."""
+        sent = {int(v): self.moment.snapshots[int(v)] for v in np.unique(tasks["version"])}
+        if not self._keeps:
+            return sent, {}
+        found = ((int(c), self.store.read(int(c))) for c in tasks["client"])
+        return sent, {c: state for c, state in found if state is not None}
 
     def _move(self, before: Moment, good: Table, now: Sent) -> tuple[Vector, Vectors, Vectors]:
         """The next parameters, optimiser state and rule's state, from the reports of what counts."""
@@ -216,6 +220,12 @@ class DataPlane:
             delta[part] = combine.fold(block, related)
         spill.clear()
         return delta
+
+    def measure(self, tasks: Table) -> Table:
+        """MEASURED rows of TASK rows: how good the model that each was sent is on its client's examples."""
+        size = KEPT_AT_ONCE if self._keeps else max(len(tasks), 1)
+        parts = (tasks[start : start + size] for start in range(0, len(tasks), size))
+        return joined(rows(MEASURED, 0), *(self._crew.measure(part, *self._given(part)) for part in parts))
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the model that is reported over all test examples."""

@@ -16,7 +16,7 @@ from muster.core.errors import MusterError, TrainingError
 from muster.core.randomness import rng
 from muster.core.store import encode
 from muster.core.sums import BLOCK, LIMIT, FixedPointSum
-from muster.core.tables import REPORT, Refusal, Table, rows
+from muster.core.tables import MEASURED, REPORT, Refusal, Table, rows
 from muster.data.federated import FederatedData
 from muster.uploads.attack import Attack
 from muster.uploads.compress import Compress
@@ -320,10 +320,30 @@ class Trainer:
         losses = np.full(len(tasks), np.nan)
         if self.folding.local.needs_loss:
             for i, client in enumerate(tasks["client"].tolist()):
-                examples = self.data.client(client)
-                if len(examples):
-                    losses[i] = self.learner.evaluate(states[i].received["model"], examples)["loss"]
+                losses[i] = self.metrics(client, states[i].received).get("loss", np.nan)
         return losses
+
+    def metrics(self, client: int, received: Sent) -> Mapping[str, float]:
+        """Of the model received, over all of a client's examples; nothing if it has none."""
+        examples = self.data.client(client)
+        return self.learner.evaluate(received["model"], examples) if len(examples) else {}
+
+    def measure(self, task: Table, sent: Sent, kept: Mapping[str, Any] | None) -> Table:
+        """One MEASURED row for one TASK row: how good the model sent is on the client's own examples.
+
+        See `train`; the client's own entries are in their places.
+        """
+        client = int(task["client"])
+        found = self.metrics(client, self.received(sent, kept)[0])
+        return rows(
+            MEASURED,
+            1,
+            ticket=task["ticket"],
+            client=client,
+            num_examples=self.data.num_examples[client],
+            loss=found.get("loss", np.nan),
+            accuracy=found.get("accuracy", np.nan),
+        )
 
     def shift(self, report: Table, up: Matrix, state: State, now: Sent) -> None:
         """Has the rule transform one update in place, and notes what it remembers of the client."""

@@ -110,6 +110,10 @@ class Received:
         refusals = [int(gate(v[None], weights)[1][0]) for v in self._spool.vectors(ticket).values()]
         return Refusal(next(filter(None, refusals), Refusal.NONE))
 
+    def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
+        """Not here."""
+        raise TypeError("deployed clients are not asked how good the model is")
+
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """Asks the examiner."""
         return dict(self._examine(params))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.randomness import uniforms
-from muster.core.tables import REPORT, Ids, Table, rows
+from muster.core.tables import MEASURED, REPORT, Ids, Table, rows
 from muster.core.work import Work
 
 
@@ -17,9 +17,10 @@ from muster.core.work import Work
 class ClockOnly:
     """Stands in for the data plane.
 
-    For a select that reads nothing the clock is exact. One that does gets surrogate losses by keyed
-    draw: client i's loss at version v is (0.5 + u_i) · (0.2 + 2.1 / √(1 + v)), u_i in [0, 1) its own:
-    some clients stay harder than others, and all improve. They are marked as what they are.
+    For a select that reads nothing and asks nobody the clock is exact. One that does gets surrogate losses
+    by keyed draw: client i's loss at version v is (0.5 + u_i) · (0.2 + 2.1 / √(1 + v)), u_i in [0, 1) its
+    own: some clients stay harder than others, and all improve; where it is asked for, the accuracy is
+    e^-loss. They are marked as what they are.
     """
 
     num_examples: npt.NDArray[np.int32]
@@ -32,10 +33,7 @@ class ClockOnly:
         """REPORT rows without training; the loss is NaN unless it is a surrogate."""
         clients = np.asarray(tasks["client"], np.int64)
         examples = np.asarray(self.num_examples[clients], np.int64)
-        loss = np.full(len(tasks), np.nan)
-        if self.surrogate:
-            own = uniforms(self.seed, "surrogate loss", clients, np.zeros_like(clients))
-            loss = (0.5 + own) * (0.2 + 2.1 / np.sqrt(1.0 + tasks["version"]))
+        loss = self._losses(tasks) if self.surrogate else np.full(len(tasks), np.nan)
         self.version += 1
         return rows(
             REPORT,
@@ -48,6 +46,25 @@ class ClockOnly:
             loss=loss,
             loss_sq_mean=loss**2,
         )
+
+    def measure(self, tasks: Table) -> Table:
+        """MEASURED rows by the curve."""
+        clients, loss = tasks["client"], self._losses(tasks)
+        return rows(
+            MEASURED,
+            len(tasks),
+            ticket=tasks["ticket"],
+            client=clients,
+            num_examples=self.num_examples[clients],
+            loss=loss,
+            accuracy=np.exp(-loss),
+        )
+
+    def _losses(self, tasks: Table) -> npt.NDArray[np.float64]:
+        """Surrogates for TASK rows."""
+        clients = np.asarray(tasks["client"], np.int64)
+        own = uniforms(self.seed, "surrogate loss", clients, np.zeros_like(clients))
+        return np.asarray((0.5 + own) * (0.2 + 2.1 / np.sqrt(1.0 + tasks["version"])), np.float64)
 
     def evaluate(self) -> Mapping[str, float]:
         """There is no model."""

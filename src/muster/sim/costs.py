@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from muster.core.record import Span
-from muster.core.tables import Ids, Reason, Table, rows, to_secs
+from muster.core.tables import ANSWER_BYTES, Ids, Purpose, Reason, Table, rows, to_secs
 
 SPENT = np.dtype(
     [("down_bytes", "i8"), ("up_bytes", "i8"), ("down", "i8"), ("compute", "i8"), ("device", "i8")]
@@ -26,7 +26,7 @@ class Timed(Protocol):
 
     @property
     def up_bytes(self) -> int:
-        """Bytes of one task's upload."""
+        """Bytes of one update's upload."""
         ...
 
     def timing(self, tasks: Table) -> Table:
@@ -59,14 +59,19 @@ def spent_alone(world: Timed, tasks: Table, until: int | Ids | None) -> Table:
         SPENT,
         len(tasks),
         down_bytes=_travelled(passed, down, world.down_bytes),
-        up_bytes=_travelled(passed - down - compute, up, world.up_bytes),
+        up_bytes=_travelled(passed - down - compute, up, sent_bytes(tasks, world.up_bytes)),
         down=np.minimum(passed, down),
         compute=np.clip(passed - down, 0, compute),
         device=passed,
     )
 
 
-def _travelled(passed: Ids, leg: Ids, num_bytes: int) -> Ids:
+def sent_bytes(tasks: Table, update_bytes: int) -> Ids:
+    """i64[K] bytes that each of TASK rows sends: an update, or what it has measured."""
+    return np.where(tasks["work"] == Purpose.MEASURE, ANSWER_BYTES, update_bytes)
+
+
+def _travelled(passed: Ids, leg: Ids, num_bytes: int | Ids) -> Ids:
     """Bytes that have travelled when `passed` ns of legs that take `leg` ns are over."""
     share = np.where(leg > 0, np.clip(passed / np.maximum(leg, 1), 0.0, 1.0), passed >= 0)
     return np.asarray(np.rint(share * num_bytes), np.int64)
@@ -87,10 +92,14 @@ def spans(tasks: Table, spent: Table, reason: int | Ids | None, clients: Ids) ->
                 down_secs=to_secs(down),
                 compute_secs=to_secs(compute),
                 up_secs=to_secs(whole - down - compute),
-                outcome="accepted" if why is None else _word(why),
+                outcome=_word(why) if why is not None else USED[int(tasks[row]["work"])],
             )
         )
     return told
+
+
+USED = {int(Purpose.TRAIN): "accepted", int(Purpose.MEASURE): "measured"}
+"""What became of a task that counted."""
 
 
 def _word(reason: int) -> str:
@@ -134,6 +143,7 @@ class Ledger:
     num_lost: int = 0
     num_late: int = 0
     num_discarded: int = 0
+    num_measured: int = 0
     up_bytes: int = 0
     down_bytes: int = 0
     used: Cost = field(default_factory=Cost)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from muster.core.tables import EVENT, SECOND, Ids, Kind, Lease, Table, frozen, joined, rows, taken
 from muster.devices.availability import FAR
 
-from .costs import SPENT, Timed
+from .costs import SPENT, Timed, sent_bytes
 
 MAX_FLOWS = 2_000
 """Tasks that may be out at once: each change looks at all of them."""
@@ -38,6 +38,7 @@ FLOW = np.dtype(
         ("down", "i8"),  # ns that each leg takes alone, at the client's own speed
         ("compute", "i8"),
         ("up", "i8"),
+        ("up_bytes", "i8"),
         ("left", "f8"),  # what the leg at hand still takes alone, as of the last change; ns
         ("speed", "f8"),  # share of the client's own speed, above 0, at most 1
         ("ends", "i8"),  # when the leg at hand ends, as things stand
@@ -70,7 +71,7 @@ class ServerLink:
         down_kbps: Capacity towards the clients, in 1,000 bits a second; None: as much as they can take.
         up_kbps: The same from the clients.
         down_bytes: Bytes of one task's download.
-        up_bytes: Bytes of one task's upload.
+        up_bytes: Bytes of one update's upload.
         flows: From `mark`, for a run that goes on.
 
     """
@@ -84,7 +85,7 @@ class ServerLink:
         flows: Flows = NONE,
     ) -> None:
         self._capacity = {DOWN: _bits(down_kbps), UP: _bits(up_kbps)}
-        self._bytes = {DOWN: down_bytes, UP: up_bytes}
+        self._down_bytes, self._up_bytes = down_bytes, up_bytes
         self.restore(flows)
 
     def mark(self) -> Flows:
@@ -106,6 +107,7 @@ class ServerLink:
         lost_at = np.where(after < FAR, sent_at + np.minimum(after, FAR - 1), FAR)
         new = rows(FLOW, len(tasks), **columns, **legs, sent_at=sent_at, lost_at=lost_at, why=why)
         new["left"], new["lease"] = timing["down"], tasks["lease"]
+        new["up_bytes"] = sent_bytes(tasks, self._up_bytes)
         # what is told when it asks: computing and asking, after the download that it shares with others
         asks = reports["now"] - sent_at - timing["down"] - timing["compute"]
         new["asks_after"] = np.where(new["lease"] == Lease.TRAINING, asks, 0)
@@ -166,7 +168,7 @@ class ServerLink:
             done = np.where(flows["leg"] > leg, 1.0, 0.0)
             here = (flows["leg"] == leg) & (flows[name] > 0)
             done[here] = 1.0 - flows["left"][here] / flows[name][here]
-            spent[f"{name}_bytes"] = np.rint(done * self._bytes[leg])
+            spent[f"{name}_bytes"] = np.rint(done * self._bytes(flows, leg))
         spent["device"] = flows["now"] - flows["sent_at"]
         loaded_at = np.where(flows["leg"] == DOWN, flows["now"], flows["loaded_at"])
         spent["down"] = loaded_at - flows["sent_at"]
@@ -212,6 +214,10 @@ class ServerLink:
         flows["left"][moving] = np.maximum(flows["left"][moving] - passed, 0.0)
         self._since = now
 
+    def _bytes(self, flows: Table, leg: int) -> Ids:
+        """What each of FLOW rows loads or sends, i64[K]."""
+        return np.asarray(flows["up_bytes"] if leg == UP else np.full(len(flows), self._down_bytes), np.int64)
+
     def _share(self) -> None:
         """Shares the link anew among those that use it, and so says when each will be through."""
         flows = self._flows
@@ -220,7 +226,7 @@ class ServerLink:
             if len(moving) == 0:
                 continue
             alone = np.maximum(flows[name][moving], 1)
-            speed = speeds(8.0 * SECOND * self._bytes[leg] / alone, self._capacity[leg])
+            speed = speeds(8.0 * SECOND * self._bytes(flows[moving], leg) / alone, self._capacity[leg])
             left = flows["left"][moving]
             wait = np.where(left > 0, np.maximum(np.rint(left / speed), 1), 0)
             flows["speed"][moving] = speed

@@ -32,6 +32,8 @@ from muster.core.tables import (
     Finish,
     Ids,
     Kind,
+    Measure,
+    Purpose,
     Reason,
     Stop,
     Table,
@@ -46,7 +48,7 @@ from muster.track.summary import meets
 
 from .costs import Ledger, Power, Timed, spans, spent_alone
 from .link import ServerLink
-from .queue import LOST, Queue
+from .queue import ARRIVED, LOST, Queue
 
 
 class World(Timed, Protocol):
@@ -70,6 +72,10 @@ class Plane(Protocol):
 
     def advance(self, tasks: Table, staleness: Ids, keep: Collection[int]) -> Table:
         """Makes the next version from accepted TASK rows; returns their REPORT rows."""
+        ...
+
+    def measure(self, tasks: Table) -> Table:
+        """MEASURED rows of TASK rows: how good the model sent is on a client's examples."""
         ...
 
     def evaluate(self) -> Mapping[str, float]:
@@ -133,6 +139,8 @@ class Simulation:
     _accepted: list[tuple[Table, Accept]] = field(default_factory=list, init=False)
     _lost: list[tuple[Table, Ids, Ids]] = field(default_factory=list, init=False)
     """Tasks, until when they ran, and why they were lost."""
+    _measured: list[Table] = field(default_factory=list, init=False)
+    """Tasks of clients that were asked and have reported."""
     _ledger: Ledger = field(default_factory=Ledger, init=False)
     _spans: list[Span] = field(default_factory=list, init=False)
     _metrics: dict[str, float] = field(default_factory=dict, init=False)
@@ -165,16 +173,14 @@ class Simulation:
         if self._fresh:
             self._evaluate(0)
             yield self._record(None)
-            commands = self._step(Events.one(Kind.STARTED, 0))
-            self._carry_out(commands)
+            self._carry_out(self._step(Events.one(Kind.STARTED, 0)))
         while self.ended is None:
             if self.link is not None:
                 self._queue.push(self.link.run(self._queue.next_ns()))
             events = self._queue.take(appetite(self.algorithm, self.state))
             assert events is not None, "no timer is set and nothing is out, yet the run goes on"
-            self._lose(events)
-            commands = self._step(events)
-            self._carry_out(commands)
+            self._note(events)
+            commands = self._carry_out(self._step(events))
             if any(isinstance(command, Advance) for command in commands):
                 reports = self._advance()
                 commands = self._step(
@@ -202,7 +208,8 @@ class Simulation:
         self.state, commands = step(self.algorithm, self.seed, self.state, events, present)
         return commands
 
-    def _carry_out(self, commands: list[Command]) -> None:
+    def _carry_out(self, commands: list[Command]) -> list[Command]:
+        """Carries out what a step said; returns it, or what the next said if an answer was due at once."""
         for command in commands:
             match command:
                 case Train(tasks):
@@ -219,12 +226,17 @@ class Simulation:
                     self._answer(tickets)
                 case WakeAt(time_ns, number):
                     self._queue.wake_at(time_ns, number)
+                case Measure(version, tickets, took):
+                    found = self.plane.measure(self._find(tickets))
+                    found["took_secs"] = took
+                    return self._carry_out(self._step(Events.answer(self.state.now_ns, version, found)))
                 case Evaluate(version):
                     self._evaluate(version)
                 case Stop():
                     self.ended = command
                 case Advance():
                     pass  # the caller folds what has been accepted, then says `Advanced`
+        return commands
 
     def _find(self, tickets: Ids) -> Table:
         """The tasks of tickets that were out before the last step."""
@@ -249,8 +261,13 @@ class Simulation:
         else:
             self._ledger.num_discarded += len(tasks)
 
-    def _lose(self, events: Events) -> None:
-        """Notes the tasks that these events lose."""
+    def _note(self, events: Events) -> None:
+        """Notes the tasks that these events lose, and those that have measured: both can be charged."""
+        if self.algorithm.select.asks:
+            told = events.table["ticket"][events.table["kind"] == ARRIVED]
+            tasks = taken(self.state.tasks, np.searchsorted(self.state.tasks["ticket"], told))
+            self._measured.append(taken(tasks, tasks["work"] == Purpose.MEASURE))
+            self._ledger.num_measured += len(self._measured[-1])
         gone = events.table["kind"] == LOST
         if gone.any():
             lost = events.table[gone]
@@ -270,15 +287,16 @@ class Simulation:
         return reports
 
     def _settle(self) -> None:
-        """Charges what was accepted and lost since the last version: all at once, each up to its own end."""
+        """Charges what ended since the last version: all at once, each up to its own end."""
         if self._lost:
             lost, until, reasons = zip(*self._lost, strict=True)
             self._charge(joined(*lost), np.concatenate(until), np.concatenate(reasons))
             self._lost.clear()
-        if self._accepted:
-            tasks = joined(*(tasks for tasks, _ in self._accepted))
+        if self._accepted or self._measured:
+            tasks = joined(rows(TASK, 0), *self._measured, *(tasks for tasks, _ in self._accepted))
             self._charge(tasks, None, None)
             self._accepted.clear()
+            self._measured.clear()
 
     def _charge(self, tasks: Table, until: int | Ids | None, reason: int | Ids | None) -> None:
         """Charges TASK rows up to an instant, None: to their ends; and says why they do not count, if so."""
