@@ -23,7 +23,8 @@ from muster.data.store import prepare
 from muster.devices.world import World
 from muster.job import Job, check_population
 from muster.job.settings import Engine
-from muster.learn.crew import Automatic, Crew, Inline, Pool, Recipe
+from muster.learn.automatic import Automatic
+from muster.learn.crew import Crew, Inline, Pool, Recipe
 from muster.learn.learners import choose_engine, make_learner
 from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment

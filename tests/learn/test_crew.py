@@ -14,8 +14,10 @@ from muster.core.store import ClientStore, decode
 from muster.core.tables import TASK, rows
 from muster.core.work import Work
 from muster.data.store import prepare
+from muster.learn import automatic as auto
+from muster.learn.automatic import Automatic
 from muster.learn.client import OwnClient
-from muster.learn.crew import Automatic, Inline, Pool, Recipe
+from muster.learn.crew import Inline, Pool, Recipe
 from muster.learn.plane import DataPlane
 from muster.learn.trainer import Folding
 from muster.models.dense import Logistic
@@ -245,7 +247,7 @@ def test_models_that_are_no_longer_sent_are_taken_down(recipe, pool):
 def test_a_pool_is_started_when_training_takes_long(
     stored, recipe, pool, monkeypatch, max_workers, after_secs, becomes
 ):
-    monkeypatch.setattr(crews, "POOL_AFTER_SECS", after_secs)
+    monkeypatch.setattr(auto, "POOL_AFTER_SECS", after_secs)
     given = recipe(local=SGD())
     said = []
     crew = Automatic(Inline(given.trainer()), lambda: pool(given, max_workers), max_workers, said.append)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -33,9 +32,6 @@ from muster.data.federated import FederatedData
 from .learner import Gradients, Sent
 from .learners import make_learner
 from .trainer import Folding, Trainer
-
-POOL_AFTER_SECS = 5.0
-"""With `workers: auto`, a pool is started once training in this process has taken so long."""
 
 SPAN = 1000
 """Test examples that a worker evaluates in one go."""
@@ -458,61 +454,3 @@ def _work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> Non
 def _within(arrays: Mapping[str, Any], place: str) -> dict[str, Any]:
     """The arrays of a place, by name."""
     return {k.partition("/")[2]: array for k, array in arrays.items() if k.partition("/")[0] == place}
-
-
-class Automatic:
-    """Begins in this process, and starts a pool when training turns out to take long.
-
-    How many workers there are changes no bit of the result, so timing may decide it.
-    """
-
-    def __init__(
-        self, inline: Inline, make_pool: Callable[[], Pool], max_workers: int, say: Callable[[str], None]
-    ) -> None:
-        self._inline, self._make_pool, self._max, self._say = inline, make_pool, max_workers, say
-        self._crew: Inline | Pool = inline
-        self._spent = 0.0
-
-    def train(
-        self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
-    ) -> tuple[Table, dict[int, bytes]]:
-        """Trains with whoever is there."""
-        begin = time.perf_counter()
-        result = self._crew.train(tasks, staleness, sent, kept, now)
-        self._spent += time.perf_counter() - begin
-        return result
-
-    def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
-        """Measures with whoever is there."""
-        begin = time.perf_counter()
-        found = self._crew.measure(tasks, sent, kept)
-        self._spent += time.perf_counter() - begin
-        return found
-
-    def evaluate(self, version: int, params: Vector) -> dict[str, float]:
-        """Evaluates with whoever is there."""
-        begin = time.perf_counter()
-        metrics = self._crew.evaluate(version, params)
-        self._spent += time.perf_counter() - begin
-        return metrics
-
-    def total(self) -> FixedPointSum:
-        """The sum of whoever trained."""
-        return self._crew.total()
-
-    def clear(self) -> None:
-        """Zeroes the sum; between versions is the time to change hands."""
-        self._crew.clear()
-        if self._crew is self._inline and self._max > 1 and self._spent > POOL_AFTER_SECS:
-            self._say(
-                f"workers: {self._max} from here on (one process has been at it for {self._spent:.1f} s)"
-            )
-            self._crew = self._make_pool()
-
-    def peak_rss_bytes(self) -> int:
-        """Of the pool, if there is one."""
-        return self._crew.peak_rss_bytes()
-
-    def close(self) -> None:
-        """Ends the pool, if there is one."""
-        self._crew.close()
