@@ -190,7 +190,8 @@ class Oort(Select):
             best = free.best(ids, weights, WINDOW * n)
             return free.drawn(best, weights[np.searchsorted(ids, best)], n, rng)
         speed = 1.0 / np.maximum(state["secs"][ids], 1e-4)
-        return free.drawn(ids, np.nan_to_num(speed, nan=1.0), n, rng)
+        speed[np.isnan(speed)] = 1.0
+        return free.drawn(ids, speed, n, rng)
 
 
 def utilities(reports: Table) -> Floats:

@@ -169,7 +169,7 @@ class Online:
 
 
 ASK = 8
-"""How many times as many as are wanted are asked whether they are present, at first and again."""
+"""How many times as many as are wanted are asked whether they are present, at first; and its most growth."""
 
 SMALL = 65_536
 """Pairs that are compared one with the other rather than sorted."""
@@ -223,19 +223,22 @@ class Free:
             n: How many; fewer come if no more are free.
 
         Who is present is asked of few, the best first: a million clients are not looked up for a hundred.
+        Only who is there is sorted.
 
         """
-        wanted = ASK * n + 28
+        flags, able = np.zeros(self.num_clients, bool), np.zeros(0, np.int64)
+        wanted, bound = ASK * n + 28, np.nan  # nothing compares with that: nobody has been asked
         while True:
             some = wanted < len(ids)
-            at = np.argpartition(scores, len(ids) - wanted)[-wanted:] if some else np.arange(len(ids))
-            if some:  # equals of the last one must not be left out by chance
-                at = np.flatnonzero(scores >= scores[at].min())
-            ranked = at[np.argsort(-scores[at], kind="stable")]
-            found = self.among(ids[ranked])
-            if len(found) >= n or len(at) == len(ids):
-                return found[:n]
-            wanted *= ASK
+            least = np.partition(scores, len(ids) - wanted)[len(ids) - wanted] if some else -np.inf
+            fresh = ~(scores >= bound)
+            at = np.flatnonzero((scores >= least) & fresh if some else fresh)  # equals of the last one, too
+            flags[self.among(ids[at])] = True
+            able, bound = np.concatenate([able, at[flags[ids[at]]]]), least
+            if len(able) >= n or not some:
+                able.sort()  # of equals the first
+                return ids[able[np.argsort(-scores[able], kind="stable")][:n]]
+            wanted *= min(max(2 * n // max(len(able), 1), 2), ASK)
 
     def drawn(self, ids: Ids, weights: Floats, n: int, rng: np.random.Generator) -> Ids:
         """Up to `n` of `ids` that are present and free, one after the other without replacement, each draw
@@ -244,8 +247,10 @@ class Free:
         P. Efraimidis, P. Spirakis: Weighted random sampling with a reservoir, IPL 97, 2006: the n smallest of
         exponential times with these rates.
         """
+        times = rng.exponential(size=len(ids))
+        np.negative(times, out=times)
         with np.errstate(divide="ignore"):
-            return self.best(ids, -rng.exponential(size=len(ids)) / weights, n)
+            return self.best(ids, np.divide(times, weights, out=times), n)
 
     def when(self, n: int) -> int | None:
         """First instant (ns) at which `n` clients are present and not busy now; None: never."""
