@@ -133,7 +133,7 @@ class View:
     @property
     def arrived(self) -> Table:
         """Tasks that reported and wait for a decision."""
-        return taken(self.tasks, self.tasks["arrived"])
+        return self.tasks.compress(self.tasks["arrived"])  # faster where there are few
 
     @property
     def out(self) -> Table:

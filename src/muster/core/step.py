@@ -330,7 +330,7 @@ def _send(
     """
     busy = _busy(state.tasks)
     free = Free(present, busy)
-    drawn = free.among(plan.named)[: plan.send]
+    drawn = free.among(plan.named)[: plan.send] if len(plan.named) else plan.named
     if (wanted := plan.send - len(drawn)) > 0:
         if len(plan.named) or len(plan.spared):
             free = Free(present, np.unique(np.concatenate([busy, plan.named, plan.spared])))

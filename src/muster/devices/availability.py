@@ -26,6 +26,8 @@ FAR = 2**62
 SCAN_PERIODS = 32
 """How far ahead, in periods, clients with traces of unequal periods are looked for."""
 
+FEW = 8
+"""Clients that are looked up one by one rather than as columns."""
 
 MIXED = 2
 """State of a part of a period in which somebody comes or goes."""
@@ -180,10 +182,15 @@ class Intervals:
         """bool[K]: whether trace rows[i] is online at the instant (one for all, or i64[K])."""
         phase = np.asarray(at_ns % self.period[rows], np.int64)
         state = self._state[self._fine.at(rows, phase)]
-        unsure = np.flatnonzero(state == MIXED)
-        rows = np.asarray(rows)[unsure]
-        phase, at = self._find(rows, phase[unsure])
-        state[unsure] = (at >= self.offsets[rows]) & (phase <= self._end(at))
+        unsure = (state == MIXED).nonzero()[0]
+        if len(unsure) <= FEW:
+            for i in unsure.tolist():
+                now = int(phase[i])
+                state[i] = self.until(int(rows[i]), now) >= now
+        else:
+            rows = np.asarray(rows)[unsure]
+            phase, at = self._find(rows, phase[unsure])
+            state[unsure] = (at >= self.offsets[rows]) & (phase <= self._end(at))
         return state.view(np.bool_)
 
     def online_until(self, rows: Rows, at_ns: Ids | int) -> Ids:
