@@ -15,7 +15,7 @@ from muster.core.randomness import rng
 from muster.core.state import Limits
 from muster.core.store import decode, encode
 from muster.core.sums import LIMIT, FixedPointSum
-from muster.core.tables import REPORT, rows
+from muster.core.tables import MEASURED, REPORT, rows
 from muster.core.work import Work
 from muster.learn.spill import Spill
 from muster.models.model import Model
@@ -63,6 +63,18 @@ class Plain:
 
     def evaluate(self, version, params):
         return learner_of(self.local).evaluate(params, self.data.test)
+
+    def measure(self, tasks, sent, kept):
+        found = rows(MEASURED, len(tasks), ticket=tasks["ticket"], client=tasks["client"])
+        for row, task in zip(found, tasks, strict=True):
+            examples, model = self.data.client(int(task["client"])), sent[int(task["version"])]["model"]
+            means = learner_of(self.local).evaluate(model, examples)
+            row["num_examples"], row["loss"], row["accuracy"] = (
+                len(examples),
+                means["loss"],
+                means["accuracy"],
+            )
+        return found
 
     def train(self, tasks, staleness, sent, kept, now):
         made = [self.one(task, late, sent, kept, now) for task, late in zip(tasks, staleness, strict=True)]
