@@ -407,7 +407,7 @@ def test_18_a_transfer_goes_on_where_it_broke(how: str, make: Make, tmp_path: Pa
         status = send(mine, task, noise(1, mine.spec.size) / 100)
     assert status == "taken"
     total = rig.made.spool.held(task.ticket)
-    breaks = max(1, proxy.num_cuts)
+    breaks = max(1, mine.link.num_breaks)  # a busy machine may break more calls than the proxy does
     assert proxy.num_up - sent - total <= breaks * CHUNK + total // 100 + 20_000
     assert mine.link.num_resent <= breaks * CHUNK
     proxy.close()

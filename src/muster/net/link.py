@@ -69,7 +69,9 @@ class Link:
         say: Callable[[str], None],
         explain: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.address, self.patience, self.num_resent = address, Patience(), 0
+        self.address, self.patience = address, Patience()
+        self.num_resent, self.num_breaks = 0, 0
+        """Bytes that were sent again, and calls that broke off."""
         self._say, self._explain, self._metadata = say, explain, (("name", name),)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, OPTIONS)
@@ -100,6 +102,7 @@ class Link:
             try:
                 done = attempt()
             except (grpc.RpcError, grpc.FutureCancelledError) as error:
+                self.num_breaks += 1
                 code, details = grpc.StatusCode.CANCELLED, "nothing moved for deploy.stall_secs"
                 if isinstance(error, grpc.Call):
                     code, details = error.code(), error.details() or ""
