@@ -24,10 +24,11 @@ from muster.devices.world import World
 from muster.job import Job, check_population
 from muster.job.settings import Engine
 from muster.learn.automatic import Automatic
-from muster.learn.crew import Crew, Inline, Pool, Recipe
+from muster.learn.crew import Crew, Inline, Recipe
 from muster.learn.learners import choose_engine, make_learner
 from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment
+from muster.learn.pool import Lifetime, Pool
 from muster.learn.shares import Shares
 from muster.learn.trainer import Folding, Trainer
 from muster.privacy import Privacy, expecting, reckoned
@@ -124,7 +125,7 @@ def compose(
     algorithm, local = expecting(job.algorithm, data.num_clients).fitted(), job.algorithm.local
     work = local.work(job.train)
     learner = make_learner(backend, job.model, job.task, data.facts, local, work, asked.gradients)
-    chosen = Engine(backend, engine.mode, engine.chunk, learner.gradients, asked.workers)
+    chosen = Engine(backend, engine.mode, engine.chunk, learner.gradients, asked.workers, asked.max_worker_mb)
     job = replace(job, engine=chosen)
     spec = learner.spec
     privacy = reckoned(algorithm, population, job.population.dropout, spec)
@@ -189,7 +190,8 @@ def compose(
         return Inline(Trainer(learner, data, folding, FixedPointSum(size, folding.scale), chunk))
 
     def pool(num_workers: int) -> Pool:
-        return Pool(recipe, num_workers, size, len(data.test))
+        most = None if asked.max_worker_mb == "auto" else asked.max_worker_mb << 20
+        return Pool(recipe, num_workers, size, len(data.test), Lifetime(most), say)
 
     shares = None
     if job.track.per_client:

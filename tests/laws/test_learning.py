@@ -12,7 +12,8 @@ from muster.core.state import Limits
 from muster.core.tables import TASK, rows
 from muster.core.work import Work
 from muster.data.store import prepare
-from muster.learn.crew import Inline, Pool, Recipe
+from muster.learn.crew import Inline, Recipe
+from muster.learn.pool import Pool
 from muster.models.dense import Logistic
 from muster.tasks.classification import Classification
 from worlds.rig import NAMES, Rig, numpy_learner, plain, small
@@ -158,11 +159,11 @@ def test_law_11_the_same_seed_gives_the_same_hash_for_any_number_of_workers(name
         rig = Rig(small(name), data=stored, make_learner=learner, limits=Limits(rounds=4), store=tmp_path)
         if num_workers is not None:
             crew = pools(rig.algorithm, rig.folding())
-            everyone, crew._pipes = crew._pipes, crew._pipes[:num_workers]
+            everyone, crew._slots = crew._slots, crew._slots[:num_workers]
             rig.plane._crew = crew
         rig.run()
         if num_workers is not None:
-            crew._pipes = everyone
+            crew._slots = everyone
         runs.append((rig.hash, rig.told_records()))
     assert all(run == runs[0] for run in runs[1:])
     other = Rig(small(name), data=stored, make_learner=learner, limits=Limits(rounds=4), seed=6)

@@ -1,7 +1,5 @@
 import os
-import signal
 from dataclasses import replace
-from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 import pytest
@@ -17,8 +15,9 @@ from muster.data.store import prepare
 from muster.learn import automatic as auto
 from muster.learn.automatic import Automatic
 from muster.learn.client import OwnClient
-from muster.learn.crew import Inline, Pool, Recipe
+from muster.learn.crew import Inline, Recipe
 from muster.learn.plane import DataPlane
+from muster.learn.pool import Pool
 from muster.learn.trainer import Folding
 from muster.models.dense import Logistic
 from muster.tasks.classification import Classification
@@ -199,46 +198,10 @@ def test_a_users_mistake_stays_one_sentence(recipe, pool, num_workers):
         train(crew, [2])
 
 
-def test_a_worker_that_dies_in_a_clients_code_names_the_client(recipe, pool):
-    with pytest.raises(TrainingError, match=r"^worker \d died \(exit code 3\) training clients \[5\]$"):
-        train(pool(recipe("dies"), 2), list(range(12)))
-
-
-def test_a_worker_that_died_between_two_chunks_is_a_clear_error(recipe, pool):
-    crew = pool(recipe(local=SGD()), 1)
-    train(crew, [0])
-    process = crew._processes[0]
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(10)
-    with pytest.raises(TrainingError, match=r"^worker 0 died \(exit code -9\) training clients \[3\]$"):
-        train(crew, [3])
-
-
 def test_a_worker_that_cannot_be_built_says_why(recipe, pool):
     given = replace(recipe(local=SGD()), data="/nowhere/at/all")
     with pytest.raises(UserError, match="the prepared data in /nowhere/at/all cannot be used"):
         train(pool(given, 1), [0])
-
-
-def test_a_closed_pool_leaves_nothing_behind(recipe, pool):
-    crew = pool(recipe(local=SGD()), 2)
-    train(crew, [0, 1], versions=[0, 1])
-    names = [memory.name for memory in [*crew._sums, *(memory for memory, _ in crew._shared.values())]]
-    processes = list(crew._processes)
-    assert len(names) == 4 and all(process.is_alive() for process in processes)
-    crew.close()
-    assert not any(process.is_alive() for process in processes)
-    for name in names:
-        with pytest.raises(FileNotFoundError):
-            SharedMemory(name)
-
-
-def test_models_that_are_no_longer_sent_are_taken_down(recipe, pool):
-    crew = pool(recipe(local=SGD()), 1)
-    for _ in range(3):
-        crew.clear()
-        train(crew, [0, 1], versions=[0, 1])
-        assert len(crew._shared) == 2
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from muster.core.params import Vector
 from muster.core.sums import FixedPointSum
 from muster.core.tables import Ids, Table
 
-from .crew import Inline, Kept, Pool
+from .crew import Inline, Kept
 from .learner import Sent
+from .pool import Pool
 
 POOL_AFTER_SECS = 5.0
 """With `workers: auto`, a pool is started once training in this process has taken so long."""

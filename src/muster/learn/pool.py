@@ -1,0 +1,315 @@
+"""A pool of spawned processes that train, measure and evaluate.
+
+A worker has one working model, one accumulator and a memory map of the data. The model goes out once a
+version through shared memory; chunks of tasks go out, reports come back, and the accumulators, which are
+shared memory too, are added up: nothing model-sized travels for a client.
+
+A worker that dies in a chunk leaves a sum that may be half written. So the parent takes over ("commits") a
+worker's sum only between two chunks: at the end of `train`, and every few seconds. If the worker dies, its
+sum is dropped, and the chunks that were in it are trained again by others, to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from typing import Any
+
+import numpy as np
+
+from muster.core.errors import TrainingError, UserError
+from muster.core.params import Vector
+from muster.core.part import dumps
+from muster.core.sums import BLOCK, FixedPointSum
+from muster.core.tables import MEASURED, REPORT, TASK, Ids, Table, joined, rows
+
+from .crew import NOBODY, Kept, Recipe, chunks, kept_of, mean, spans
+from .learner import Sent
+from .shared import Shelf
+from .worker import NOW, RESULT, Message, Process, Sum
+
+COMMIT_SECS = 5.0
+"""How much work of a worker may wait to be taken over: what is lost at most, a chunk aside, if it dies."""
+
+DEATHS = 2
+"""A chunk that has ended so many workers ends the run."""
+
+ROOM = 512 << 20
+"""What a worker may hold beyond twice what it held after its first chunk, if the job says nothing."""
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """When a worker is replaced by a new one; that changes no bit."""
+
+    max_bytes: int | None = None
+    """Memory of its own, no shared pages; None: twice what it held after its first chunk, and ROOM."""
+    max_chunks: int = 100_000
+    """Chunks that it may train: whatever leaks, leaks no further."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A message for any worker, and the answer once there is one."""
+
+    message: Message
+    trains: bool = False
+    answer: Mapping[str, Any] | None = None
+    deaths: list[str] = field(default_factory=list)
+    """How the workers ended that were at it."""
+
+
+class Slot:
+    """A place for a worker: the sum stays, processes come and go."""
+
+    def __init__(self, number: int, recipe: str, size: int) -> None:
+        self.number, self._recipe = number, recipe
+        self.sum = Sum(size)
+        self.waiting: list[Job] = []
+        """What is in the sum and has not been taken over."""
+        self.since = time.monotonic()
+        self.peak_rss_bytes = self.num_failed = 0
+        self.start()
+
+    def start(self) -> None:
+        """Puts a new process into the place."""
+        self.process = Process(self._recipe, self.sum)
+        self.ready = False
+        self.job: Job | None = None
+        self.num_chunks = self.first_bytes = 0
+
+    def worn(self, own_bytes: int, lifetime: Lifetime) -> str:
+        """Why the process should be replaced; empty if it should not."""
+        self.num_chunks += 1
+        self.first_bytes = self.first_bytes or own_bytes
+        most = lifetime.max_bytes or 2 * self.first_bytes + ROOM
+        if own_bytes > most:
+            return f"it holds {own_bytes / 2**20:.0f} MB, more than {most / 2**20:.0f}"
+        if self.num_chunks >= lifetime.max_chunks:
+            return f"it has done {self.num_chunks:,} chunks"
+        return ""
+
+    def doing(self) -> str:
+        """What the worker is at."""
+        if self.job is None:
+            return "waiting" if self.ready else "starting"
+        message = self.job.message
+        if "tasks" not in message:
+            return "evaluating"
+        clients, at = message["tasks"].view(TASK)["client"].tolist(), int(self.sum.at[0])
+        named = f"client {at}" if at != NOBODY else f"clients {clients}"
+        return f"measuring at {named}" if "measure" in message else f"training {named}"
+
+
+class Pool:
+    """Spawned processes, one thread each.
+
+    Args:
+        recipe: From which each builds its trainer.
+        num_workers: Processes.
+        size: Length of the sums: of all vectors that go up, one after another.
+        num_tests: Test examples of the data set.
+        lifetime: When a worker is replaced.
+        say: Told of workers that died and of those that were replaced.
+
+    Raises:
+        TrainingError: A worker could not be built; the text holds its traceback.
+
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        num_workers: int,
+        size: int,
+        num_tests: int,
+        lifetime: Lifetime | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._num_tests, self._chunk_size = num_tests, recipe.chunk
+        self._lifetime, self._say = lifetime or Lifetime(), say
+        self._shelf = Shelf()
+        self._jobs: deque[Job] = deque()
+        self._merged = FixedPointSum(size, recipe.folding.scale)
+        self._slots = [Slot(number, dumps(recipe), size) for number in range(num_workers)]
+
+    def train(
+        self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
+    ) -> tuple[Table, dict[int, bytes]]:
+        """Hands out chunks to whoever is free; which worker trains what changes no bit."""
+        self._put(sent)
+        for name, vector in now.items():
+            self._shelf.put(f"{NOW}/{name}", vector)
+        pieces = self._pieces(len(tasks), self._chunk_size)
+        jobs = [Job(self._message(tasks[p], staleness[p], kept), trains=True) for p in pieces]
+        reports = rows(REPORT, len(tasks))
+        states: dict[int, bytes] = {}
+        for piece, answer in zip(pieces, self._done(jobs), strict=True):
+            reports[piece] = answer["reports"].view(REPORT)
+            states |= {int(k[5:]): v.tobytes() for k, v in answer.items() if k.startswith("kept.")}
+        for slot in self._slots:
+            self._commit(slot)
+        return reports, states
+
+    def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
+        """Hands out chunks, as for training."""
+        self._put(sent)
+        pieces = self._pieces(len(tasks))
+        jobs = [Job({"measure": True, **self._message(tasks[p], np.zeros(0), kept)}) for p in pieces]
+        return joined(rows(MEASURED, 0), *(a["measured"].view(MEASURED) for a in self._done(jobs)))
+
+    def evaluate(self, version: int, params: Vector) -> dict[str, float]:
+        """Hands out spans of the test examples."""
+        name = f"{RESULT}/{version}"
+        self._shelf.put(name, params)
+        shared = {RESULT: self._shelf.told(name.__eq__)[name]}
+        jobs = [Job({"span": [s.start, s.stop], "shared": shared}) for s in spans(self._num_tests)]
+        sums = [answer["sums"] for answer in self._done(jobs)]
+        self._shelf.take_down(name.__eq__)
+        return mean(sums, self._num_tests)
+
+    def _pieces(self, count: int, size: int = 0) -> list[slice]:
+        """Chunks of `size`; 0: ever smaller ones, so that workers end together."""
+        if size:
+            return chunks(count, size)
+        cut, start = [], 0
+        while start < count:
+            stop = start + math.ceil((count - start) / (8 * len(self._slots)))
+            cut.append(slice(start, stop))
+            start = stop
+        return cut
+
+    def _put(self, sent: Mapping[int, Sent]) -> None:
+        """Puts what travelled with each version into shared memory; `clear` takes it down."""
+        for version, vectors in sent.items():
+            for name, vector in vectors.items():
+                self._shelf.put(f"{version}/{name}", vector)
+
+    def _message(self, tasks: Table, staleness: Any, kept: Kept) -> dict[str, Any]:
+        """The message that has a worker train `tasks`, or measure."""
+        wanted = {NOW, *(str(version) for version in np.unique(tasks["version"]).tolist())}
+        return {
+            "tasks": np.ascontiguousarray(tasks).view(np.uint8),
+            "staleness": np.asarray(staleness, np.int64),
+            "shared": self._shelf.told(lambda name: name.partition("/")[0] in wanted),
+            **{f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in kept_of(kept, tasks).items()},
+        }
+
+    def _done(self, jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
+        """Has the workers do these jobs; returns the answers in their order."""
+        self._jobs.extend(jobs)
+        while any(job.answer is None for job in jobs):
+            self._hand_out()
+            ready = connection.wait([slot.process.pipe for slot in self._slots])
+            for slot in self._slots:
+                if slot.process.pipe in ready:
+                    self._hear(slot)
+        return [job.answer for job in jobs if job.answer is not None]
+
+    def _hand_out(self) -> None:
+        """Gives a job to each worker that has none."""
+        for slot in self._slots:
+            if self._jobs and slot.ready and slot.job is None:
+                slot.job = self._jobs.popleft()
+                slot.sum.at[0] = NOBODY
+                if not slot.process.send(slot.job.message):
+                    self._jobs.appendleft(slot.job)  # it never began
+                    slot.job = None
+                    self._died(slot)
+
+    def _hear(self, slot: Slot) -> None:
+        """Takes a worker's answer."""
+        answer = slot.process.receive()
+        if answer is None:
+            return self._died(slot)
+        if "error" in answer:
+            raise UserError(answer["error"]) if "mistake" in answer else TrainingError(answer["error"])
+        slot.peak_rss_bytes = max(slot.peak_rss_bytes, int(answer["rss"]))
+        job, slot.job = slot.job, None
+        if job is None:
+            slot.ready, slot.num_failed = True, 0
+            return None
+        job.answer = answer
+        if job.trains:
+            if not slot.waiting:
+                slot.since = time.monotonic()
+            slot.waiting.append(job)
+            if time.monotonic() - slot.since > COMMIT_SECS:
+                self._commit(slot)
+        why = slot.worn(int(answer["own"]), self._lifetime)
+        if why:
+            self._say(f"worker {slot.number} is replaced: {why}")
+            self._commit(slot)  # the new one begins with a sum of zero
+            slot.process.ask_to_end()
+            slot.process.end()
+            slot.start()
+        return None
+
+    def _died(self, slot: Slot) -> None:
+        """Replaces a worker that is no more; others train again what was in its sum.
+
+        Raises:
+            TrainingError: A chunk has ended too many workers, or a place's workers end before they begin.
+
+        """
+        doing, code = slot.doing(), slot.process.exit_code()
+        told = f"worker {slot.number} died (exit code {code}) {doing}"
+        job = slot.job
+        slot.process.end()
+        slot.num_failed += not slot.ready
+        if slot.num_failed >= DEATHS:
+            raise TrainingError(told)
+        if job is not None:
+            job.deaths.append(told)
+            if len(job.deaths) >= DEATHS:
+                raise TrainingError("; then ".join(job.deaths))
+        again = [] if job is None else [job]
+        if job is not None and job.trains:  # its sum may be half written: it is dropped
+            again = [*slot.waiting, job]
+            slot.waiting = []
+        self._commit(slot)  # else it is whole; the new worker begins with a sum of zero
+        for lost in again:
+            lost.answer = None
+        self._jobs.extendleft(reversed(again))
+        self._say(f"{told}; a new one takes its place")
+        slot.start()
+
+    def _commit(self, slot: Slot) -> None:
+        """Takes over a worker's sum between two of its chunks."""
+        if not slot.waiting:
+            return
+        mine, merged = slot.sum.total, self._merged.total
+        for start in range(0, len(mine), BLOCK):
+            part = mine[start : start + BLOCK]
+            merged[start : start + BLOCK] += part
+            part[:] = 0
+        slot.waiting = []
+
+    def total(self) -> FixedPointSum:
+        """The workers' sums, added up."""
+        return self._merged
+
+    def clear(self) -> None:
+        """Zeroes the sum, and takes down what is shared: the next versions put up their own."""
+        self._merged.clear()
+        self._shelf.take_down()
+
+    def peak_rss_bytes(self) -> int:
+        """The workers' peaks, as they told with their last chunk."""
+        return sum(slot.peak_rss_bytes for slot in self._slots)
+
+    def close(self) -> None:
+        """Ends the processes and gives the shared memory back."""
+        for slot in self._slots:
+            slot.process.ask_to_end()
+        for slot in self._slots:
+            slot.process.end()
+            memory = slot.sum.memory
+            slot.sum.close()
+            memory.unlink()
+        self._slots = []
+        self._shelf.take_down()

@@ -1,0 +1,231 @@
+"""A worker process: the life it leads (chunks in, reports out), and the parent's hold on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import connection, get_context
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import numpy as np
+
+from muster.core.errors import TrainingError, UserError
+from muster.core.part import loads
+from muster.core.store import decode, encode
+from muster.core.tables import TASK, Ids
+
+from .crew import evaluate_span, measure_chunk, train_chunk
+from .shared import Described
+from .trainer import Trainer
+
+NOW, RESULT = "now", "result"
+"""Places of shared arrays beside the versions' numbers: what a rule looks at, and what is evaluated."""
+
+Message = Mapping[str, Any]
+
+
+class Sum:
+    """A worker's sum in shared memory, i64[size], and the client that it is at; outlives the process."""
+
+    def __init__(self, size: int, name: str | None = None) -> None:
+        self.memory = SharedMemory(name, create=name is None, size=8 * (size + 1))
+        whole = np.ndarray(size + 1, np.int64, self.memory.buf)
+        self.total: Ids = whole[:size]
+        self.at: Ids = whole[size:]
+
+    def close(self) -> None:
+        """Lets go of the memory."""
+        del self.total, self.at  # views, which would keep it open
+        with suppress(BufferError):
+            self.memory.close()
+
+
+class Process:
+    """The parent's hold on one worker process of one thread.
+
+    Args:
+        recipe: From which it builds its trainer, as JSON.
+        total: What it sums into.
+
+    """
+
+    def __init__(self, recipe: str, total: Sum) -> None:
+        spawn = get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        told = (theirs, recipe, total.memory.name, len(total.total))
+        self._process = spawn.Process(target=work, args=told, daemon=True)
+        with _one_thread():
+            self._process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def send(self, message: Message) -> bool:
+        """Sends it; False if the process is no more."""
+        try:
+            self.pipe.send_bytes(encode(message))
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next answer, None if the process is no more."""
+        try:
+            return decode(self.pipe.recv_bytes())
+        except (EOFError, OSError):
+            return None
+
+    def exit_code(self) -> int | None:
+        """Of a process that is no more."""
+        self._process.join(5)
+        return self._process.exitcode
+
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.is_alive()
+
+    def ask_to_end(self) -> None:
+        """Has it end when it has done what it was sent."""
+        with suppress(OSError):
+            self.pipe.send_bytes(encode({"end": True}))
+        self.pipe.close()
+
+    def end(self) -> None:
+        """Waits for its end, not for long."""
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self.pipe.close()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A process that is spawned meanwhile finds these before it loads a maths library."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    before = {name: os.environ.get(name) for name in threads}
+    os.environ.update(threads)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+class Arrays:
+    """The worker's view of what the parent has put into shared memory."""
+
+    def __init__(self) -> None:
+        self._memories: dict[str, SharedMemory] = {}
+
+    def open(self, told: Mapping[str, Described]) -> dict[str, Any]:
+        """The arrays by name. Whatever else was open is closed: nobody may hold a view of it any more."""
+        names = {name for name, _, _ in told.values()}
+        for gone in set(self._memories) - names:
+            self._memories.pop(gone).close()
+        for name in names - set(self._memories):
+            self._memories[name] = SharedMemory(name)
+        return {
+            k: np.ndarray(shape, kind, self._memories[name].buf) for k, (name, kind, shape) in told.items()
+        }
+
+    def close(self) -> None:
+        """Closes all."""
+        for memory in self._memories.values():
+            with suppress(BufferError):
+                memory.close()
+
+
+def work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> None:
+    """The life of a worker process, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
+    total, arrays = Sum(size, sums), Arrays()
+    made: list[Trainer] = []
+
+    def make() -> dict[str, Any]:
+        made.append(loads(recipe).trainer(total.total))
+        return {}
+
+    alive = _answer(pipe, _caught(make))
+    while alive and made:
+        try:
+            message = decode(pipe.recv_bytes())
+        except (EOFError, OSError):
+            break
+        if "end" in message:
+            break
+        alive = _answer(pipe, _caught(partial(_do, made[0], message, arrays, total.at)))
+    made.clear()  # it holds a view of the sum, which could not be closed while it lives
+    total.close()
+    arrays.close()
+
+
+def _answer(pipe: connection.Connection, answer: Message) -> bool:
+    try:
+        pipe.send_bytes(encode(answer))
+    except OSError:  # the parent was killed: nobody waits for the answer
+        return False
+    return True
+
+
+def _caught(does: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What it returns, or the error that it raised; and the memory that the process holds."""
+    try:
+        answer = does()
+    except UserError as error:
+        answer = {"error": str(error), "mistake": True}
+    except TrainingError as error:
+        answer = {"error": str(error)}
+    except Exception:
+        answer = {"error": f"a worker failed:\n{traceback.format_exc()}"}
+    return answer | {"rss": peak_rss_bytes(), "own": own_bytes()}
+
+
+def _do(trainer: Trainer, message: Message, arrays: Arrays, at: Ids) -> dict[str, Any]:
+    """Carries out one message."""
+    views = arrays.open(message["shared"])
+    if "span" in message:
+        return {"sums": evaluate_span(trainer, views[RESULT], slice(*message["span"]))}
+    kept = {int(k[5:]): v.tobytes() for k, v in message.items() if k.startswith("kept.")}
+    tasks = message["tasks"].view(TASK)
+    sent = {int(v): within(views, str(v)) for v in np.unique(tasks["version"])}
+    if "measure" in message:
+        return {"measured": measure_chunk(trainer, tasks, sent, kept, at).view(np.uint8)}
+    late, now = message["staleness"], within(views, NOW)
+    reports, states = train_chunk(trainer, tasks, late, sent, kept, now, at)
+    told = {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
+    return {"reports": reports.view(np.uint8), **told}
+
+
+def within(arrays: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The arrays of a place, by name."""
+    return {k.partition("/")[2]: array for k, array in arrays.items() if k.partition("/")[0] == place}
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process ever held."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def own_bytes() -> int:
+    """Memory that nobody but this process holds: no shared memory, no pages of the data's file.
+
+    On systems without /proc: the peak of all that it held.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            lines = dict(line.split(":", 1) for line in status)
+        return int(lines["RssAnon"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return peak_rss_bytes()
