@@ -149,7 +149,8 @@ class Cut(Pace):
         here = int(tasks["ticket"].sum() + 7 * tasks["arrived"].sum())
         draw = rng(self.seed, "cut", here)
         at_loss = allowed.stop_at_loss or bool(draw.integers(2))
-        return Appetite(int(draw.integers(allowed.num_arrivals)) + 1, at_loss)
+        together = 1 + int(draw.integers(allowed.together))
+        return Appetite(int(draw.integers(allowed.num_arrivals)) + 1, at_loss, together=together)
 
     def plan(self, state, view):
         return self.inner.plan(state, view)

@@ -31,6 +31,7 @@ from muster.core.tables import (
     Events,
     Kind,
     Measure,
+    Reason,
     Stop,
     Train,
     rows,
@@ -178,13 +179,27 @@ class Rig:
         return [events for events, _ in self.sim.told]
 
     @property
-    def commands(self) -> list[Any]:
-        """All commands as plain data, with the instant at which each was given."""
-        return [
-            (int(events.table["now"][-1]), plain_command(command))
-            for events, commands in self.sim.told
-            for command in commands
-        ]
+    def commands(self) -> dict[str, list[Any]]:
+        """All commands as plain data by their kind, a row each, with the instants at which they were given.
+
+        What is accepted, or discarded as stale, is so when it arrives, with whatever it is told together.
+        """
+        told: dict[str, list[Any]] = {}
+        for events, commands in self.sim.told:
+            now = int(events.table["now"][-1])
+            for command in commands:
+                match command:
+                    case Train(tasks):
+                        found = tasks.tolist()
+                    case Accept(tickets, staleness, took):
+                        found = list(zip(tickets.tolist(), staleness.tolist(), took.tolist(), strict=True))
+                    case Discard(tickets, reason):
+                        at = None if reason == Reason.STALE else now
+                        found = [(at, ticket, reason) for ticket in tickets.tolist()]
+                    case _:
+                        found = [(now, *plain_command(command))]
+                told.setdefault(type(command).__name__, []).extend(found)
+        return told
 
     def told_records(self) -> list[dict[str, Any]]:
         """The records without the wall's time."""

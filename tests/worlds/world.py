@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from muster.core.population import one_by_one
 from muster.core.randomness import uniforms
 from muster.core.tables import EVENT, SECOND, Kind, Lease, Reason, rows
 from muster.devices.availability import FAR
@@ -69,6 +70,9 @@ class Present:
             if len(self._ids(time, busy)) >= n:
                 return time
         return None
+
+    def sample_in_turn(self, turns, draw):
+        return one_by_one(lambda now_ns: replace(self, now_ns=now_ns), turns, draw)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from muster.core.algorithm import (
     Vectors,
     View,
 )
-from muster.core.population import Free, Population
+from muster.core.population import Draw, Free, FreeInTurn, Population
 from muster.core.tables import Appetite, Ids, Reason, Table, to_ns
 
 
@@ -50,6 +50,10 @@ class Uniform(Select):
     def draw(self, state: State, k: int, free: Free, rng: np.random.Generator) -> Ids:
         """`k` clients without replacement."""
         return free.sample(k, rng)
+
+    def draw_in_turn(self, state: State, free: FreeInTurn, rngs: Draw) -> Ids:
+        """The same, one at each turn."""
+        return free.sample(rngs)
 
 
 @dataclass(frozen=True)

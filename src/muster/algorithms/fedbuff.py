@@ -53,12 +53,19 @@ class Buffered(Pace):
         return self.concurrency
 
     def appetite(self, state: State, tasks: Table) -> Appetite:
-        """One row at a time: each arrival and each loss is answered with a new task at its instant."""
-        return Appetite(1, stop_at_loss=True)
+        """One row at a time: each arrival and each loss is answered with a new task at its instant.
+
+        While none is missing, all up to the end of the version may come together.
+        """
+        missing = self.concurrency - int(np.count_nonzero(~tasks["arrived"]))
+        together = 1 if missing else self.size - int(state["buffered"])
+        return Appetite(1, stop_at_loss=True, together=together)
 
     def plan(self, state: State, view: View) -> tuple[State, Plan]:
         """Accepts what is fresh, discards what is stale, and refills up to the concurrency."""
         arrived = view.arrived
+        if len(arrived) > 1:  # in the order in which they came
+            arrived = arrived[np.lexsort((arrived["client"], arrived["arrived_at"]))]
         late = view.version - arrived["version"]
         stale = np.zeros(len(late), bool) if self.max_staleness is None else late > self.max_staleness
         buffered = int(state["buffered"]) + int(np.count_nonzero(~stale))
@@ -68,7 +75,8 @@ class Buffered(Pace):
             discard=arrived["ticket"][stale],
             reason=Reason.STALE,
             advance=full,
-            send=0 if full else self.concurrency - (len(view.tasks) - len(arrived)),
+            send=self.concurrency - (len(view.tasks) - len(arrived)) - full,  # the last one's waits for x
+            in_turn=True,
             top_up=True,
         )
         return {"buffered": 0 if full else buffered}, plan

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from .errors import FieldError
 from .params import ParamSpec
 from .part import Part
-from .population import Free, Population
+from .population import Draw, Free, FreeInTurn, Population
 from .randomness import rng
 from .tables import EVENT, Appetite, Ids, Reason, Table, rows, taken
 from .work import Work
@@ -75,6 +75,22 @@ class Select(Part):
     def draw(self, state: State, k: int, free: Free, rng: np.random.Generator) -> Ids:
         """Up to `k` distinct clients out of `free`."""
 
+    def draw_in_turn(self, state: State, free: FreeInTurn, rngs: Draw) -> Ids:
+        """What `draw` gives for one client at each of several turns, the i-th by `rngs(i)`.
+
+        It ends before the first turn at which nobody is free. Written only for speed; `draws_in_turn` says
+        whether it is.
+        """
+        raise NotImplementedError
+
+    @property
+    def draws_in_turn(self) -> bool:
+        """Whether `draw_in_turn` was written for this `draw`, and not for one that it replaces."""
+        written = [
+            next(c for c in type(self).__mro__ if name in vars(c)) for name in ("draw", "draw_in_turn")
+        ]
+        return written[0] is written[1] is not Select
+
     def observe(self, state: State, now_ns: int, reports: Table) -> State:
         """Learns from the reports (REPORT rows) of the version that has just been made."""
         return state
@@ -105,6 +121,9 @@ class Plan:
     """Clients that the select may not draw now."""
     steps: int = 0
     """Mini-batch steps of what is sent; 0: what the job's train section says."""
+    in_turn: bool = False
+    """Of a delivery of several rows: the first task goes out at the instant of the first row, and so on, even
+    if the version advances with the last."""
     leased: bool = False
     """What is sent asks again when its steps are made: answer with `go_on` or `finish`."""
     go_on: Ids = field(default_factory=lambda: np.zeros(0, np.int64))

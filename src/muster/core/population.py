@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -104,6 +105,39 @@ class Candidates(Protocol):
         """First instant (ns) at which `n` clients outside `but` are present; None: never."""
         ...
 
+    def sample_in_turn(self, turns: Turns, draw: Draw) -> Ids:
+        """What `sample(1, ...)` gives at each of the turns; it ends before the first at which nobody is free.
+
+        Only where several rows are told at once: a shell that tells them one by one need not know the past.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Instants one after the other: at each a client gets free, then one is drawn and busy from then on."""
+
+    at_ns: Ids  # [K], rising
+    freed: Ids  # [K], clients
+    busy: Ids
+    """Before the first."""
+
+
+Draw: TypeAlias = Callable[[int], np.random.Generator]
+"""The generator of the i-th turn, at its beginning; it is good until the next call."""
+
+
+def one_by_one(at: Callable[[int], Candidates], turns: Turns, draw: Draw) -> Ids:
+    """`Candidates.sample_in_turn` as it is defined, of the candidates `at` an instant."""
+    busy, drawn = set(turns.busy.tolist()), list[int]()
+    for turn, (freed, at_ns) in enumerate(zip(turns.freed.tolist(), turns.at_ns.tolist(), strict=True)):
+        busy.discard(freed)
+        if not len(found := at(at_ns).sample(1, draw(turn), _ids(busy))):
+            break
+        drawn.append(int(found[0]))
+        busy.add(drawn[-1])
+    return _ids(drawn)
+
 
 @dataclass(frozen=True)
 class Everyone:
@@ -126,6 +160,10 @@ class Everyone:
         """Now, if there are enough clients at all."""
         return self.now_ns if n <= self.num_clients - len(but) else None
 
+    def sample_in_turn(self, turns: Turns, draw: Draw) -> Ids:
+        """One by one: the past is as the present."""
+        return one_by_one(lambda _: self, turns, draw)
+
 
 @dataclass(frozen=True)
 class Online:
@@ -143,7 +181,7 @@ class Online:
         that is as uniform, since when it happens does not depend on who was drawn.
         """
         found = np.zeros(0, np.int64)
-        num_drawn, batch = 0, 4 * k + 28
+        num_drawn, batch = 0, 4 * k + FIRST
         while k > 0 and num_drawn + batch <= self.num_clients:
             able = self.among(rng.integers(0, self.num_clients, batch))
             able = able[~within(able, but)]
@@ -154,7 +192,7 @@ class Online:
                 return found[:k]
             num_drawn += batch
             missing = k - len(found)
-            batch = 28 + 5 * missing * num_drawn // (4 * max(len(found), 1))
+            batch = FIRST + 5 * missing * num_drawn // (4 * max(len(found), 1))
         able = self.among(np.arange(self.num_clients))
         able = able[~within(able, but)]
         return rng.choice(able, min(k, len(able)), replace=False)
@@ -167,6 +205,31 @@ class Online:
         """The first instant at which so many are online; exact."""
         return self.availability.when(n, self.now_ns, but)
 
+    def sample_in_turn(self, turns: Turns, draw: Draw) -> Ids:
+        """All that `sample` would ask first are asked at once, each whether it was online at its turn."""
+        count = FIRST + 4 if self.num_clients >= FIRST + 4 else 0
+        asked = np.array(
+            [draw(turn).integers(0, self.num_clients, count) for turn in range(len(turns.at_ns))]
+        )
+        asked = asked.astype(np.int64, copy=False)
+        online = self.availability.online(asked.ravel(), np.repeat(turns.at_ns, count)).reshape(asked.shape)
+        busy, drawn = set(turns.busy.tolist()), list[int]()
+        for turn, (freed, at_ns) in enumerate(zip(turns.freed.tolist(), turns.at_ns.tolist(), strict=True)):
+            busy.discard(freed)
+            able = asked[turn, online[turn]].tolist()
+            found = next((client for client in able if client not in busy), None)
+            if found is None:
+                more = replace(self, now_ns=at_ns).sample(1, draw(turn), _ids(busy))
+                if not len(more):
+                    break
+                found = int(more[0])
+            drawn.append(found)
+            busy.add(found)
+        return _ids(drawn)
+
+
+FIRST = 28
+"""Independent draws beyond four for each wanted client, at first."""
 
 ASK = 8
 """How many times as many as are wanted are asked whether they are present, at first; and its most growth."""
@@ -184,6 +247,10 @@ def within(ids: Ids, others: Ids) -> npt.NDArray[np.bool_]:
         return np.asarray((ids[:, None] == others).any(axis=1))
     few = int(others.max()) - int(others.min()) < SPARSE * len(ids)  # then a table of flags is the fastest
     return np.isin(ids, others, kind="table" if few else "sort")
+
+
+def _ids(clients: Collection[int]) -> Ids:
+    return np.fromiter(clients, np.int64, len(clients))
 
 
 def _first(ids: Ids) -> Ids:
@@ -255,3 +322,16 @@ class Free:
     def when(self, n: int) -> int | None:
         """First instant (ns) at which `n` clients are present and not busy now; None: never."""
         return self.present.when(n, self.busy)
+
+
+@dataclass(frozen=True)
+class FreeInTurn:
+    """What a select sees that draws one client at each of several instants: its i-th `Free`, one a turn."""
+
+    present: Candidates
+    """At the last of them."""
+    turns: Turns
+
+    def sample(self, draw: Draw) -> Ids:
+        """What `Free.sample(1, ...)` gives at each turn; it ends before the first at which nobody is free."""
+        return self.present.sample_in_turn(self.turns, draw)

@@ -43,6 +43,26 @@ def rng(seed: int, stream: str, *numbers: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(keyed))  # type: ignore[arg-type]  # any ISeedSequence will do
 
 
+class Rekeyed:
+    """`rng(seed, stream, n)` for one n after the other in one object, keyed anew: four times as fast.
+
+    What it gives is good until the next call.
+    """
+
+    def __init__(self, seed: int, stream: str) -> None:
+        self._seed, self._stream = seed, stream
+        self._philox = np.random.Philox(_Key(0))  # type: ignore[arg-type]  # any ISeedSequence will do
+        self._fresh = self._philox.state
+        self._generator = np.random.Generator(self._philox)
+
+    def __call__(self, number: int) -> np.random.Generator:
+        """As fresh as a new one."""
+        words = key(self._seed, self._stream, number).to_bytes(16, "little")
+        self._fresh["state"]["key"] = np.frombuffer(words, np.uint64)
+        self._philox.state = self._fresh
+        return self._generator
+
+
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LAST_WORD = 0xFFFFFFFF

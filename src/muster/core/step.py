@@ -15,8 +15,8 @@ import numpy as np
 
 from .algorithm import Algorithm, Plan, Select, View
 from .errors import UserError
-from .population import Candidates, Free, within
-from .randomness import rng
+from .population import Candidates, Free, FreeInTurn, Turns, within
+from .randomness import Rekeyed, rng
 from .state import ServerState
 from .tables import (
     EVENT,
@@ -61,15 +61,23 @@ MAX_STALLED = 1000
 """Calls at one instant without news of a task after which a run gives up."""
 
 
+class TooFarError(Exception):
+    """Of the rows of `Appetite.together` no more than the first `num_rows` can be told at once."""
+
+    def __init__(self, num_rows: int) -> None:
+        super().__init__(f"the row after the first {num_rows} must be told by itself")
+        self.num_rows = num_rows
+
+
 def appetite(algorithm: Algorithm, state: ServerState) -> Appetite:
     """How far the shell may deliver next: as the pace says, but not beyond a loss that ends the run.
 
     While clients are being asked, not beyond the last answer either.
     """
     tasks, asked = _apart(algorithm.select, state.tasks)
-    wanted = replace(
-        algorithm.pace.appetite(state.pace, tasks), num_losses=_most_lost(state) - state.num_lost
-    )
+    wanted = algorithm.pace.appetite(state.pace, tasks)
+    together = wanted.together if state.hold_ns is None and algorithm.select.draws_in_turn else 1
+    wanted = replace(wanted, num_losses=_most_lost(state) - state.num_lost, together=together)
     if not (num_asked := np.count_nonzero(~asked["arrived"])) or wanted.whole_instant:
         return wanted
     # whoever it is that reports last, or is lost last, ends a delivery: the draw is at that instant
@@ -92,6 +100,9 @@ def step(
     Returns:
         The new state and the commands, to be carried out in order. After `Advance` the next event
         is `Advanced`, after `Measure` it is `Measured`, at the same instant; never both in one call.
+
+    Raises:
+        TooFarError: More rows were told together than can be; nothing has changed.
 
     """
     assert not state.stopped, "the run has been stopped"
@@ -125,12 +136,16 @@ def step(
     state = state.but(pace=pace)
     if woke:
         state = _clear_timers(state)
+    in_turn = plan.in_turn and len(events.table) > 1 and algorithm.select.draws_in_turn
+    if in_turn:
+        state, sent = _send_in_turn(algorithm.select, seed, state, plan.send, events.table, present)
+        commands += sent
     state, decided = _decide(state, plan)
     commands += decided
     why = ""
     if state.num_failed >= MAX_FAILED:
         why = f"{MAX_FAILED} rounds in a row failed: too few clients reported"
-    elif plan.send > 0 and not plan.advance and state.hold_ns is None and not len(asked):
+    elif plan.send > 0 and not (plan.advance or in_turn) and state.hold_ns is None and not len(asked):
         state, sent, why = _send(algorithm, seed, state, plan, present, ask=not answered)
         commands += sent
     if why:
@@ -368,17 +383,38 @@ def _send(
     return state, commands, ""
 
 
+def _send_in_turn(
+    select: Select, seed: int, state: ServerState, count: int, table: Table, present: Candidates
+) -> tuple[ServerState, list[Command]]:
+    """Sends one task at the instant of each of the first `count` rows, whose clients are free again.
+
+    Raises:
+        TooFarError: Nobody is free at one of them.
+    """
+    if count == 0:
+        return state, []
+    turns, busy = table[:count], _busy(state.tasks)
+    before = np.concatenate([busy, table["client"]])
+    at_ns, numbers = turns["now"].copy(), Rekeyed(seed, "select")
+    free = FreeInTurn(present, Turns(at_ns, turns["client"].copy(), before))
+    clients = select.draw_in_turn(state.select, free, lambda turn: numbers(state.num_draws + turn))
+    clients = _held(select, "draw_in_turn", clients, count, Free(present, busy))
+    if len(clients) < count:
+        raise TooFarError(max(len(clients), 1))
+    state, tasks = _sent(state, clients, len(busy), sent_at=at_ns, since=at_ns)
+    return state.but(num_draws=state.num_draws + count), [Train(tasks)]
+
+
 def _sent(state: ServerState, clients: Ids, num_busy: int, **columns: object) -> tuple[ServerState, Table]:
     """Enters new tasks of free clients, while so many others are at work; returns their TASK rows."""
+    columns = {"sent_at": state.now_ns, "since": state.now_ns, **columns}
     tasks = rows(
         TASK,
         len(clients),
         ticket=np.arange(state.next_ticket, state.next_ticket + len(clients)),
         client=clients,
         version=state.version,
-        sent_at=state.now_ns,
         attempt=state.tally.of(clients),
-        since=state.now_ns,
         **columns,
     )
     state = state.but(

@@ -223,6 +223,10 @@ class Appetite:
     """Also stop after so many `Lost` rows: `step` may have to give up with the last of them."""
     whole_instant: bool = False
     """Instead: all rows of the next instant, and no others; who asks at one instant is answered at once."""
+    together: int = 1
+    """If more than 1: a shell may instead deliver rows up to so many arrivals, losses among them. Each is
+    answered at its own instant, so it must see to it that no task sent meanwhile ends before the last row. Of
+    `num_losses` one is left out, and no timer is passed."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from muster.core.algorithm import Algorithm
 from muster.core.errors import UserError
-from muster.core.population import Everyone
+from muster.core.population import Draw, Everyone, Turns, one_by_one
 from muster.core.record import Record
 from muster.core.state import ServerState, load_state, save_state
 from muster.core.step import end, step
@@ -88,6 +88,10 @@ class Present:
             return None
         enough = np.count_nonzero(~np.isin(self.ids, but)) >= n
         return self.now_ns if enough else self.now_ns + WAIT_NS
+
+    def sample_in_turn(self, turns: Turns, draw: Draw) -> Ids:
+        """Of those that are here now: the conductor tells rows one by one, as they come."""
+        return one_by_one(lambda _: self, turns, draw)
 
 
 @dataclass

@@ -81,8 +81,11 @@ class Queue:
         heapify(kept)
         self._heap = kept
 
-    def take(self, appetite: Appetite) -> Events | None:
-        """The next rows, no further than the appetite and the timer allow; None: nothing is pending."""
+    def take(self, appetite: Appetite, most: int = ALL) -> Events | None:
+        """The next rows, no further than the appetite and the timer allow; None: nothing is pending.
+
+        `most`: about so many rows at most, where the shell wants no more.
+        """
         timer: Key = NEVER if self._timer is None else (self._timer[0], int(Kind.WOKE), -1)
         pieces: list[Table] = []
         if appetite.whole_instant and self._heap:
@@ -106,6 +109,7 @@ class Queue:
                 losses -= _count(kinds, LOST)
                 full |= losses <= 0
             pieces.append(piece)
+            full |= len(pieces) >= most
             run.at += len(piece)
             if run.at >= len(run.rows):
                 heappop(self._heap)

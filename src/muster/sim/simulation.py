@@ -18,7 +18,7 @@ from muster.core.algorithm import Algorithm
 from muster.core.population import Candidates
 from muster.core.record import Record, Span
 from muster.core.state import ServerState
-from muster.core.step import appetite, end, step
+from muster.core.step import TooFarError, appetite, end, step
 from muster.core.tables import (
     SECOND,
     TASK,
@@ -48,7 +48,7 @@ from muster.track.summary import meets
 
 from .costs import Ledger, Power, Timed, spans, spent_alone
 from .link import ServerLink
-from .queue import ARRIVED, LOST, Queue
+from .queue import ARRIVED, LOST, NEVER, Queue
 
 
 class World(Timed, Protocol):
@@ -98,6 +98,19 @@ class Outside:
         return meets(self.metric, metrics[self.metric], self.target)
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What would come of telling the server some rows at once."""
+
+    events: Events
+    state: ServerState
+    commands: list[Command]
+    sent: Table
+    """The tasks that it sends at the instants of the rows,"""
+    ends: Table
+    """and when they end: EVENT rows in key order."""
+
+
 @dataclass
 class Simulation:
     """One run. Iterate over it to get a Record for each version.
@@ -145,6 +158,9 @@ class Simulation:
     _spans: list[Span] = field(default_factory=list, init=False)
     _metrics: dict[str, float] = field(default_factory=dict, init=False)
     _evaluated: int = field(default=-1, init=False)
+    _tried: Tried | None = field(default=None, init=False)
+    _together: int = field(default=2, init=False)
+    """Rows that are worth trying to tell at once; it changes no bit."""
 
     def __post_init__(self) -> None:
         self._begun = time.perf_counter()
@@ -177,7 +193,7 @@ class Simulation:
         while self.ended is None:
             if self.link is not None:
                 self._queue.push(self.link.run(self._queue.next_ns()))
-            events = self._queue.take(appetite(self.algorithm, self.state))
+            events = self._next()
             assert events is not None, "no timer is set and nothing is out, yet the run goes on"
             self._note(events)
             commands = self._carry_out(self._step(events))
@@ -201,12 +217,60 @@ class Simulation:
         if self._ledger != Ledger() or self._metrics:
             yield replace(self._record(None), version=self.state.version + 1, complete=False)
 
+    def _next(self) -> Events | None:
+        """What the server is told next: as many rows as it wants, and as can be told at once.
+
+        Rows that it answers each at its own instant are tried: if a task that it sends meanwhile ends before
+        the last of them, the rows from that end on go back. `step` is pure: what has been tried and is not
+        used has not happened.
+        """
+        wanted, most = appetite(self.algorithm, self.state), self._together
+        if self.link is not None or wanted.together == 1 or wanted.num_losses == 1:
+            return self._queue.take(wanted)
+        losses = None if wanted.num_losses is None else wanted.num_losses - 1
+        wanted = replace(wanted, num_arrivals=wanted.together, stop_at_loss=False, num_losses=losses)
+        events = self._queue.take(wanted, most)
+        if events is None or len(events.table) == 1:
+            return events
+        kept = self._try(events)
+        if kept == len(events.table):
+            self._together = 2 * max(most, kept) if kept >= most else most
+            return events
+        self._together = kept + 1
+        self._queue.push(events.table[kept:])
+        return Events(events.table[:kept])
+
+    def _try(self, events: Events) -> int:
+        """How many of the rows can be told at once; if all, what comes of it is remembered."""
+        try:
+            state, commands = self._asked(events)
+        except TooFarError as cut:
+            fewer = cut.num_rows
+            return fewer if fewer == 1 else self._try(Events(events.table[:fewer]))
+        sent = next((command.tasks for command in commands if isinstance(command, Train)), rows(TASK, 0))
+        ends = self.world.outcomes(sent)
+        first = int(ends["now"][0]) if len(ends) else NEVER[0]
+        kept = int(np.searchsorted(events.table["now"], first))
+        self._tried = Tried(events, state, commands, sent, ends)
+        return kept
+
+    def _asked(self, events: Events) -> tuple[ServerState, list[Command]]:
+        present = self.world.present(int(events.table["now"][-1]))
+        return step(self.algorithm, self.seed, self.state, events, present)
+
     def _step(self, events: Events) -> list[Command]:
         self.log(events)
-        present = self.world.present(int(events.table["now"][-1]))
-        self._out = self.state.tasks
-        self.state, commands = step(self.algorithm, self.seed, self.state, events, present)
+        self._out, tried = self.state.tasks, self._tried
+        if tried is not None and tried.events is events:
+            self.state, commands = tried.state, tried.commands
+        else:
+            self.state, commands = self._asked(events)
         return commands
+
+    def _outcomes(self, tasks: Table) -> Table:
+        """The world's, which has been asked if these have been tried."""
+        tried, self._tried = self._tried, None
+        return tried.ends if tried is not None and tried.sent is tasks else self.world.outcomes(tasks)
 
     def _carry_out(self, commands: list[Command]) -> list[Command]:
         """Carries out what a step said; returns it, or what the next said if an answer was due at once."""
@@ -215,7 +279,7 @@ class Simulation:
                 case Train(tasks):
                     self._ledger.num_sent += len(tasks)
                     if self.link is None:
-                        self._queue.push(self.world.outcomes(tasks))
+                        self._queue.push(self._outcomes(tasks))
                     else:
                         self.link.send(self.world, tasks)
                 case Accept(tickets):
