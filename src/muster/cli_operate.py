@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -130,6 +130,10 @@ def state_server(
     each_step: Annotated[
         bool, typer.Option("--each-step", help="Workers ask after every step, as in the paper.")
     ] = False,
+    rule: Annotated[
+        Literal["paper", "compute_only"],
+        typer.Option(help="paper: who is slowest by computing and sending; compute_only: as in 2019."),
+    ] = "paper",
     audit: Audited = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
     json: AsJson = False,
@@ -155,7 +159,7 @@ def state_server(
         tls = web.tls_context(LiveIdentity(certs, "server", lambda line: typer.echo(line, err=True)))
         check = web.tokens_of(Gatekeeper(certs, Audit(audit or certs / "audit.jsonl")), ("client",))
     listener = listening(host, port)
-    rules = Rules(lease_secs, margin_secs, max_steps, not each_step)
+    rules = Rules(lease_secs, margin_secs, max_steps, not each_step, rule)
     at = f"{'http' if insecure else 'https'}://{host}:{listener.getsockname()[1]}"
     context.obj.give({"status": "listening", "url": at}, f"the state server listens on {at}")
     web.run(application(StateServer(rules), FirstStateServer(), check), listener, tls)

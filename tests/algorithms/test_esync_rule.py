@@ -63,3 +63,18 @@ def test_what_cannot_be_foretold_is_one_more_step(straggler: W) -> None:
 @pytest.mark.parametrize(("margin_ns", "steps"), [(0, 8), (1, 7), (9, 0), (-1, 9)])
 def test_a_margin_moves_the_end(margin_ns: int, steps: int) -> None:
     assert more_steps(W(0, 1, iteration=1), W(1, 8), 0, margin_ns) == steps
+
+
+def test_without_leases_or_with_nobody_starts_a_step_after_the_slowest_has_made_its_own() -> None:
+    """d_s = 1 + 10: eleven steps would fit, but at 1 the slowest has made its step, and all push."""
+    assert more_steps(W(0, 1), W(1, 1, send_ns=10), 0) == 1
+    # It is late: it should have made its step at 1, so what fits is granted one by one.
+    assert more_steps(W(0, 1, iteration=3), W(1, 1, send_ns=10), 3) == 1
+    assert more_steps(W(0, 1, iteration=3), W(1, 1, send_ns=10), 11) == 0
+
+
+def test_compute_only_looks_past_sending() -> None:
+    workers = [W(0, 2, 6), W(1, 6, 1)]
+    assert slowest(workers, "compute_only") == workers[1]
+    assert more_steps(workers[0], workers[1], 0, rule="compute_only") == 3
+    assert more_steps(workers[0], W(1, 6, 100), 0, rule="compute_only") == 3

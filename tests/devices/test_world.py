@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.core.population import Everyone, Online, Population
-from muster.core.tables import EVENT, SECOND, TASK, Kind, Purpose, Reason, rows
+from muster.core.tables import EVENT, SECOND, TASK, Kind, Lease, Purpose, Reason, rows
 from muster.core.work import Work
 from muster.devices.availability import Availability, Intervals
 from muster.devices.clocks import Clock
 from muster.devices.mobile import Mobile
-from muster.devices.world import World
+from muster.devices.world import World, rounded
 
 
 def world(work=Work(), dropout=0.0, down_bytes=1_000_000, up_bytes=500_000, seed=0, **columns):
@@ -301,3 +301,22 @@ def test_by_chance_a_forward_pass_is_a_third_of_training_on_as_much():
     table["work"][1] = Purpose.MEASURE
     compute = it.timing(table)["compute"]
     assert compute[1] == pytest.approx(compute[0] / 3, abs=1)
+
+
+def test_six_digits_in_whole_nanoseconds():
+    ns = np.array([0.0, 0.4, 1.6, 99_999.4, 11_666_666.98, 35_000_000.94, 4_999_999.88])
+    assert rounded(ns).tolist() == [0, 1, 2, 99_999, 11_666_700, 35_000_000, 5_000_000]
+
+
+@given(st.integers(1, 999), st.sampled_from([1, 10, 60, 100, 1000]), st.integers(2, 300))
+@settings(max_examples=200)
+def test_leased_steps_of_speeds_that_people_write_last_as_long_as_one_of_so_much_slower(ms, part, ratio):
+    """Speeds are f32: 3 x 0.7 s would be more than 2.1 s."""
+    speeds = [ms / part, ratio * ms / part]
+    at_work = world(Work(), num_examples=[100, 100], ms_per_example=speeds, down_kbps=[8, 8], up_kbps=[8, 8])
+    leased = tasks(0, 1)
+    leased["lease"], leased["steps"] = Lease.TRAINING, [ratio, 1]
+    fast, slow = at_work.timing(leased)["compute"].tolist()
+    assert fast == slow == pytest.approx(60e6 * ratio * ms / part, rel=1e-5)
+    own, one = at_work.foreseen().step_secs
+    assert round(own * SECOND) * ratio == round(one * SECOND)

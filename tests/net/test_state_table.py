@@ -18,20 +18,23 @@ TRAIN, SYNC, STOP = Action.TRAIN, Action.SYNC, Action.STOP
 EACH_STEP = Rules(leased=False)
 
 
-def one_round(c: list[float], m: list[float], rules: Rules) -> list[int]:
+def one_round(c: list[float], m: list[float], rules: Rules, believed: list[float] | None = None) -> list[int]:
     """Steps per worker of a round with constant times, questions free of time.
 
-    At equal times the slowest's step is handled first, then the lowest rank.
+    At equal times the slowest's step is handled first, then the lowest rank. `believed` is what workers
+    report of their c before they have made a step.
     """
     table = reset(len(c), 0, 0)
-    for rank in range(len(c)):
-        table, _ = report(table, Status(rank, computation_time=c[rank], transmission_time=m[rank]), 0)
-    slowest = max(range(len(c)), key=lambda k: (c[k] + m[k], -k))
+    for rank, first in enumerate(believed or c):
+        table, _ = report(table, Status(rank, computation_time=first, transmission_time=m[rank]), 0)
+    sends = rules.rule == "paper"
+    slowest = max(range(len(c)), key=lambda k: (c[k] + sends * m[k], -k))
     steps, due = [0] * len(c), [(0, k != slowest, k) for k in range(len(c))]
     heapq.heapify(due)
     while due:
         now, _, rank = heapq.heappop(due)
-        status = Status(rank, steps[rank], 0, c[rank], m[rank], generation=1)
+        known = c if steps[rank] or believed is None else believed
+        status = Status(rank, steps[rank], 0, known[rank], m[rank], generation=1)
         table, answer = query(table, status, rules, now)
         if answer.action is TRAIN:
             steps[rank] += answer.steps
@@ -53,6 +56,15 @@ def one_round(c: list[float], m: list[float], rules: Rules) -> list[int]:
         ([2, 2, 2], [0, 0, 0], [1, 1, 1]),  # H: as SSGD
         ([12, 4, 2], [1.5, 1.5, 1.5], [1, 3, 6]),  # I: the paper's figure 7
         ([0.1, 0.3], [0, 0], [3, 1]),  # floats would give 2
+        ([5], [2], [1]),  # nobody else
+        ([2, 2], [3, 3], [1, 1]),
+        ([1, 300], [0, 0], [300, 1]),
+        ([1, 2.999999999], [0, 0], [2, 1]),
+        ([0.1, 0.2, 0.3, 0.7], [0, 0, 0, 0], [7, 3, 2, 1]),
+        ([1, 1], [0, 10], [1, 1]),  # the slowest has made its step after 1 s: the others push
+        ([2, 5], [6, 1], [1, 1]),
+        ([1, 8], [6, 0], [2, 1]),
+        ([3, 5, 1], [3, 1, 0], [1, 1, 3]),  # a tie of sums
     ],
 )
 def test_steps_per_round_are_those_of_the_paper(
@@ -63,6 +75,21 @@ def test_steps_per_round_are_those_of_the_paper(
 
 def test_a_margin_ends_earlier() -> None:
     assert one_round([1, 2, 4, 8], [0, 0, 0, 0], Rules(margin_secs=0.5, leased=False)) == [7, 3, 1, 1]  # D
+
+
+@pytest.mark.parametrize("leased", [False, True])
+def test_the_first_code_looks_past_sending(leased: bool) -> None:
+    rules = Rules(leased=leased, rule="compute_only")
+    assert one_round([2, 6], [6, 1], rules) == [3, 1]  # F: by the paper's rule 1 and 1
+    assert one_round([1, 2, 4, 8], [4, 1, 1, 1], rules) == [8, 4, 2, 1]  # E: 5, 4, 2, 1
+    # A GPU of 0.03 s and a CPU of 3.5 s: 116 steps, and with the margin it was shipped with 100.
+    assert one_round([0.03, 3.5], [0, 0], rules) == [116, 1]
+    assert one_round([0.03, 3.5], [0, 0], replace(rules, margin_secs=0.5)) == [100, 1]
+
+
+def test_wrong_first_beliefs_cost_steps_in_the_first_round() -> None:
+    """A, where only a forward pass was timed, a quarter of a step."""
+    assert one_round([1, 2, 4, 8], [0, 0, 0, 0], EACH_STEP, [0.25, 0.5, 1, 2]) == [2, 1, 1, 1]
 
 
 def two(rules: Rules = EACH_STEP) -> Table:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import math
 import operator
@@ -136,7 +137,9 @@ def user_module(path: Path) -> ModuleType:
 
 @cache
 def known(room: str, base: type[P]) -> Mapping[str, type[P]]:
-    """All final parts of kind `base` in the modules of the package `room`, by their job-file name.
+    """All parts of kind `base` in the modules of the package `room`, by their job-file name.
+
+    Those that are no part yet, since a method is abstract, are none.
 
     Raises:
         ValueError: Two of them have the same name; a job file could only ask for one.
@@ -149,6 +152,8 @@ def known(room: str, base: type[P]) -> Mapping[str, type[P]]:
             if not (
                 isinstance(thing, type) and issubclass(thing, base) and "__dataclass_fields__" in vars(thing)
             ):
+                continue
+            if inspect.isabstract(thing):
                 continue
             name = thing.part_name()
             if found.setdefault(name, thing) is not thing:

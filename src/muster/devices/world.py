@@ -103,19 +103,25 @@ class World:
             down = who.links.down_ns(ids, tasks["sent_at"], bits * self.down_bytes)
             trained = tasks["sent_at"] + down + compute.astype(np.int64)
             up = who.links.up_ns(ids, trained, bits * up_bytes)
+        if (leased := tasks["lease"] > 0).any():
+            trained = self.work.num_trained(examples, tasks["steps"])
+            exact = rounded(compute / np.maximum(trained, 1)) * trained
+            compute = np.where(leased & (trained > 0), exact, compute)
+            down, up = np.where(leased, rounded(down), down), np.where(leased, rounded(up), up)
         up = up + (down + compute + up == 0)  # at least one nanosecond
         return rows(TIMING, len(tasks), down=down, compute=compute, up=up)
 
     def expected_secs(self) -> npt.NDArray[np.float64]:
         """Seconds that each client's first task takes, f64[C], unless it is lost."""
-        legs = self.foreseen()
-        return np.asarray(legs.load_secs + legs.train_secs + legs.send_secs, np.float64)
+        clients = np.arange(self.population.num_clients)
+        legs = self.timing(rows(TASK, len(clients), client=clients))
+        return np.asarray(sum(legs[leg] / SECOND for leg in ("down", "compute", "up")), np.float64)
 
     def foreseen(self) -> Foreseen:
-        """The legs of each client's first task, and one of its steps."""
+        """The legs of each client's first leased task, and one of its steps."""
         clients = np.arange(self.population.num_clients)
-        whole = self.timing(rows(TASK, len(clients), client=clients))
-        one = self.timing(rows(TASK, len(clients), client=clients, steps=1))
+        whole = self.timing(rows(TASK, len(clients), client=clients, lease=Lease.TRAINING))
+        one = self.timing(rows(TASK, len(clients), client=clients, lease=Lease.TRAINING, steps=1))
         return Foreseen(
             *(leg / SECOND for leg in (whole["down"], one["compute"], whole["compute"], whole["up"]))
         )
@@ -222,6 +228,17 @@ class World:
             )
         table[0] = (now, kind, client, task["ticket"], steps, secs, 0.0, why)
         return table
+
+
+def rounded(ns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Whole nanoseconds of at most six digits that are not 0, at least 1 where there is any time at all.
+
+    Speeds have seven digits (f32). Of leased tasks an example's time is rounded so: who is eight times as
+    slow then takes eight times as long to the nanosecond, and eight steps fit where they are to fit.
+    """
+    digits = np.floor(np.log10(np.maximum(ns, 1.0)))
+    unit = 10.0 ** np.maximum(digits - 5, 0)
+    return np.asarray(np.where(ns > 0, np.maximum(np.rint(ns / unit), 1) * unit, 0), np.float64)
 
 
 def _first_step(tasks: Table) -> Table:

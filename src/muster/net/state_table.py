@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Mapping
 
-from muster.algorithms.esync_rule import more_steps, slowest
+from muster.algorithms.esync_rule import Rule, more_steps, slowest
 from muster.core.errors import UserError
+from muster.core.tables import SECOND, to_ns
 
 from .state_messages import MAX_WORKERS, Action, Status
 
-NS = 1_000_000_000
+NS = SECOND
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Rules:
             later by that much.
         max_steps: The most steps of a round; what ends a round when a prediction never comes true.
         leased: Answer with as many steps as fit, so that fast workers need not ask after each.
+        rule: `paper` compares computing and sending, `compute_only` computing alone.
     """
 
     lease_secs: float = 30.0
     margin_secs: float = 0.0
     max_steps: int = 10_000
     leased: bool = True
+    rule: Rule = "paper"
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def reset(num_workers: int, num_rounds: int, now_ns: int) -> Table:
 def lapsed(table: Table, rules: Rules, now_ns: int) -> Table:
     """The table with those that were silent for too long marked dead."""
     for row in table.rows.values():
-        patience = max(int(rules.lease_secs * NS), 3 * row.delay_ns * max(_steps_out(row), 1))
+        patience = max(to_ns(rules.lease_secs), 3 * row.delay_ns * max(_steps_out(row), 1))
         if row.alive and now_ns - row.heard_ns > patience:
             table = table.with_row(replace(row, alive=False))
     return table
@@ -180,10 +183,10 @@ def _decided(table: Table, row: Row, rules: Rules, now_ns: int) -> Answer:
     if row.iteration >= rules.max_steps:
         return sync
     waited_for = [r for r in table.rows.values() if r.alive and r.counts_from <= row.round >= r.round]
-    straggler = slowest(waited_for)
+    straggler = slowest(waited_for, rules.rule)
     if straggler is None:  # a newcomer whom nobody waits for, and who has nobody to wait for
         return sync if row.iteration else train(1)
-    steps = more_steps(row, straggler, now_ns, int(rules.margin_secs * NS))
+    steps = more_steps(row, straggler, now_ns, to_ns(rules.margin_secs), rules.rule)
     return train(steps) if steps else sync
 
 
@@ -211,8 +214,8 @@ def _measured(row: Row, status: Status) -> Row:
     """With the times of the message, where it has any."""
     return replace(
         row,
-        compute_ns=round(status.computation_time * NS) or row.compute_ns,
-        send_ns=round(status.transmission_time * NS) or row.send_ns,
+        compute_ns=to_ns(status.computation_time) or row.compute_ns,
+        send_ns=to_ns(status.transmission_time) or row.send_ns,
     )
 
 
