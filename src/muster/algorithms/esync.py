@@ -97,7 +97,8 @@ class ESync(Leased):
         for i in np.flatnonzero(asks).tolist():
             more[i] = more_steps(workers[i], straggler, view.now_ns, margin, self.rule)
         most = self.max_steps if self.leases else 1
-        return np.minimum(np.minimum(more, most), np.maximum(self.max_steps - tasks["steps"], 0))
+        room = np.maximum(self.max_steps - tasks["steps"], 0)
+        return np.asarray(np.minimum(np.minimum(more, most), room), np.int64)
 
 
 def esync() -> Algorithm:

@@ -59,7 +59,7 @@ class SemiSync(Leased):
         """After the first step, as many more as fill the period; after those, none."""
         done = view.tasks["done"]
         each = np.maximum(known.compute[known.at(view.tasks["client"])], 1)
-        return np.maximum(int(state["period_ns"]) // each - done, 0) * (done == 1)
+        return np.asarray(np.maximum(int(state["period_ns"]) // each - done, 0) * (done == 1), np.int64)
 
 
 def semi_sync() -> Algorithm:
