@@ -171,6 +171,7 @@ def test_run_hands_the_job_on_and_prints_its_summary(
         "clock_only": True,
         "json": True,
         "conf": "conf.yml",
+        "profile": False,
     }
 
 

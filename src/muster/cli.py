@@ -156,6 +156,9 @@ def run(
     clock_only: Annotated[
         bool, typer.Option("--clock-only", help="Timing only: nothing is trained.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say what the time went into, and write profile.json.")
+    ] = False,
 ) -> int:
     """Run a job."""
     from muster.job import load_job
@@ -163,7 +166,9 @@ def run(
     job = load_job(conf, pairs or ())
     from muster.run import run as run_job
 
-    return _ended(context.obj, run_job(job, out, clock_only=clock_only, json=json, conf=conf))
+    return _ended(
+        context.obj, run_job(job, out, clock_only=clock_only, json=json, conf=conf, profile=profile)
+    )
 
 
 @app.command()

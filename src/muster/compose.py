@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.errors import JobError
+from muster.core.examples import Facts
 from muster.core.params import ParamSpec
 from muster.core.population import Population
 from muster.core.randomness import rng
@@ -29,7 +31,9 @@ from muster.learn.learners import choose_engine, make_learner
 from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment
 from muster.learn.pool import Lifetime, Pool
+from muster.learn.profile import ProfiledPlane
 from muster.learn.shares import Shares
+from muster.learn.stopwatch import LEARNER, Stopwatch, watched
 from muster.learn.trainer import Folding, Trainer
 from muster.privacy import Privacy, expecting, reckoned
 from muster.sim.clock_only import ClockOnly
@@ -69,16 +73,22 @@ class Session:
     num_clients: int
     privacy: Privacy | None = None
     """How a private run is accounted for."""
+    profiled: ProfiledPlane | None = None
+    """The plane under a watch, if there is one."""
 
     def mark(self) -> Boundary:
         """The end of a version: references, and a copy of the flows of a shared link."""
         flows = self.sim.link.mark() if self.sim.link else None
         return Boundary(self.sim.state, self.plane.mark() if self.plane else None, flows)
 
-    def peak_rss_bytes(self) -> int:
-        """Peak memory of this process and its workers."""
+    def peaks(self) -> tuple[int, ...]:
+        """Peak RSS in bytes of this process and of each of its workers."""
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return own + (self.plane.peak_rss_bytes() if self.plane else 0)
+        return own, *(self.plane.peaks() if self.plane else ())
+
+    def writing(self) -> AbstractContextManager[None]:
+        """A stretch in which records and checkpoints are written, for the watch if there is one."""
+        return nullcontext() if self.profiled is None else self.profiled.watch.at("write")
 
     def model_sha256(self) -> str | None:
         """Hash of the model that came out; None in a clock-only run."""
@@ -97,6 +107,7 @@ def compose(
     store: Path | None = None,
     max_workers: int | None = None,
     say: Say = lambda line: None,
+    watch: Stopwatch | None = None,
 ) -> Session:
     """Puts a job together.
 
@@ -106,6 +117,7 @@ def compose(
         store: Folder for the clients' lasting states; None is a temporary one.
         max_workers: For `workers: auto`; None is the number of cores.
         say: Told what is chosen while the run goes on.
+        watch: Takes the times of what runs, if it is given.
 
     Raises:
         UserError: The job cannot be run with this data or what is installed.
@@ -142,6 +154,7 @@ def compose(
         passes=local.passes * local.repeats,
         looks=int(local.needs_loss),
     )
+    timed = watched(world, watch, outcomes="world", present="world", num_online="world", timing="world")
     link, power = _server_link(job, world), _power(job)
     virtual = None if job.stop.virtual_secs is None else to_ns(job.stop.virtual_secs)
     if algorithm.select.foresees:
@@ -158,8 +171,8 @@ def compose(
         sim = Simulation(
             algorithm,
             job.seed_of("selection"),
-            world,
-            stand_in,
+            timed,
+            watched(stand_in, watch, advance="apply"),
             state,
             outside,
             surrogate=surrogate,
@@ -181,8 +194,18 @@ def compose(
         job.attack,
     )
     recipe = Recipe(
-        backend, job.model, job.task, local, work, folding, str(data.path), chunk, learner.gradients
+        backend,
+        job.model,
+        job.task,
+        local,
+        work,
+        folding,
+        str(data.path),
+        chunk,
+        learner.gradients,
+        watch is not None,
     )
+    learner = watched(learner, watch, **LEARNER)
     initial = learner.initial(job.seed_of("model"))
     size = len(local.up) * spec.size
 
@@ -191,12 +214,13 @@ def compose(
 
     def pool(num_workers: int) -> Pool:
         most = None if asked.max_worker_mb == "auto" else asked.max_worker_mb << 20
-        return Pool(recipe, num_workers, size, len(data.test), Lifetime(most), say)
+        return Pool(recipe, num_workers, size, len(data.test), Lifetime(most), say, watch)
 
     shares = None
     if job.track.per_client:
         shares = Shares(Trainer(learner, data, folding, FixedPointSum(0, 0)), clients, job.track.per_client)
     crew, workers = _crew(job, inline, pool, max_workers, say)
+    crew = watched(crew, watch, train="fold", total="fold", clear="fold")
     choices = (
         f"backend: {backend}" + (" (auto)" if asked.backend == "auto" else ""),
         engine.why,
@@ -204,12 +228,16 @@ def compose(
         workers,
     )
     plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial, shares)
+    profiled = None
+    if watch is not None:
+        flops = _sample_flops(job, data.facts)
+        profiled = ProfiledPlane(plane, watch, work, flops)
     draws = job.seed_of("selection")
     sim = Simulation(
         algorithm,
         draws,
-        world,
-        plane,
+        timed,
+        profiled or plane,
         state,
         outside,
         link=link,
@@ -218,7 +246,7 @@ def compose(
         epsilon=None if privacy is None else privacy.epsilon,
     )
     told = () if privacy is None else (f"privacy: {privacy.why}",)
-    return Session(job, sim, plane, spec, choices + told, data.num_clients, privacy)
+    return Session(job, sim, plane, spec, choices + told, data.num_clients, privacy, profiled)
 
 
 def draw_population(job: Job, num_examples: npt.NDArray[np.int32]) -> Population:
@@ -228,6 +256,15 @@ def draw_population(job: Job, num_examples: npt.NDArray[np.int32]) -> Population
     if seed == job.seed_of("devices") or drawn.availability is None:
         return drawn
     return replace(drawn, availability=job.population.draw(num_examples, seed).availability)
+
+
+def _sample_flops(job: Job, facts: Facts) -> float | None:
+    """Floating-point operations to train on one example; None where nobody can count them."""
+    local = job.algorithm.local
+    try:
+        return 6.0 * forward_macs(job.model, job.task, facts) * local.passes * local.repeats
+    except ImportError:  # only torch can count those of models that are not dense
+        return None
 
 
 def _timeline(num_clients: int, job: Job) -> Ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as _json
 import shutil
 import signal
 import traceback
@@ -17,13 +18,14 @@ from safetensors.numpy import save
 
 from muster import checkpoint
 from muster.compose import Boundary, Say, Session, compose
-from muster.core.errors import RunFolderError, UserError
+from muster.core.errors import JobError, RunFolderError, UserError
 from muster.core.params import ParamSpec
 from muster.core.record import Record
 from muster.core.state import load_state, save_state
 from muster.job import Job, dump_job, load_job
 from muster.job.names import label
 from muster.learn.plane import load_moment, save_moment
+from muster.learn.stopwatch import Stopwatch
 from muster.sim.clock_only import ClockOnly
 from muster.sim.link import load_flows, save_flows
 from muster.track.boards import boards
@@ -33,7 +35,7 @@ from muster.track.folder_sink import FolderSink
 from muster.track.sink import RunPlan, Sink
 from muster.track.summary import Summary, Tally
 
-MODEL, CLIENTS = "model.safetensors", "clients"
+MODEL, CLIENTS, PROFILE = "model.safetensors", "clients", "profile.json"
 
 
 class Simulated:
@@ -91,7 +93,13 @@ def simulate(job: Job | str | Path | Mapping[str, Any], *, clock_only: bool = Fa
 
 
 def run(
-    job: Job, out: Path | None = None, *, clock_only: bool = False, json: bool = False, conf: str = ""
+    job: Job,
+    out: Path | None = None,
+    *,
+    clock_only: bool = False,
+    json: bool = False,
+    conf: str = "",
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Runs a job with a run folder and a console; returns the summary as JSON data.
 
@@ -101,15 +109,23 @@ def run(
         clock_only: Time everything and train nothing.
         json: Keep stdout free: everything goes to stderr.
         conf: The job file as the user named it, for the commands that are suggested at the end.
+        profile: Say what the wall time went into, and write it to profile.json.
 
     Raises:
         UserError: The job cannot be run, or the run folder cannot be written.
 
     """
+    if profile and clock_only:
+        raise JobError(
+            "--profile is about training, but a clock-only run trains nothing; leave one of them out"
+        )
     console = make_console(json=json)
+    watch = Stopwatch() if profile else None
     folder = RunFolder.create(next_free(Path("runs"), job.name) if out is None else out, dump_job(job))
     try:
-        session = compose(job, clock_only=clock_only, store=folder.path / CLIENTS, say=console.say)
+        session = compose(
+            job, clock_only=clock_only, store=folder.path / CLIENTS, say=console.say, watch=watch
+        )
         write_whole(folder.path / JOB, dump_job(session.job).encode())
     except BaseException:
         _abandon(folder.path)
@@ -163,15 +179,16 @@ def _drive(session: Session, folder: RunFolder, console: Sink, plan: RunPlan, ta
     try:
         with _interrupts():
             for record in session.sim:
-                for sink in sinks:
-                    sink.tell(record)
-                tally.add(record)
-                if not record.complete:
-                    continue
-                boundary = session.mark()
-                if record.version - saved >= job.track.checkpoint_every and session.sim.ended is None:
-                    _save(session, folder, boundary)
-                    saved = record.version
+                with session.writing():
+                    for sink in sinks:
+                        sink.tell(record)
+                    tally.add(record)
+                    if not record.complete:
+                        continue
+                    boundary = session.mark()
+                    if record.version - saved >= job.track.checkpoint_every and session.sim.ended is None:
+                        _save(session, folder, boundary)
+                        saved = record.version
     except KeyboardInterrupt:
         interrupted = True
         _save_at(session, folder, boundary, saved)
@@ -185,12 +202,18 @@ def _drive(session: Session, folder: RunFolder, console: Sink, plan: RunPlan, ta
             error.written_to = folder.path / TRACEBACK  # type: ignore[attr-defined]
         raise
     finally:
+        wall_secs = session.sim.wall_secs
         session.close()
     if session.plane is not None:
         write_model(folder.path / MODEL, session.spec, session.plane.result)
     summary = _summary(session, tally, interrupted)
+    profile = session.profiled.profile(wall_secs, session.peaks()) if session.profiled else None
     for sink in reversed(sinks):
         sink.end(summary)
+    if profile is not None:
+        write_whole(folder.path / PROFILE, _json.dumps(profile.to_json(), indent=1).encode())
+        for line in profile.lines():
+            console.say(line)
     return summary.to_json()
 
 
@@ -309,7 +332,7 @@ def _summary(session: Session, tally: Tally, interrupted: bool = False) -> Summa
     summary = tally.summary(
         status,
         why,
-        session.peak_rss_bytes(),
+        sum(session.peaks()),
         session.model_sha256(),
         session.job.seed,
         wall_secs=session.sim.wall_secs,

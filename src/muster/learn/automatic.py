@@ -66,9 +66,9 @@ class Automatic:
             )
             self._crew = self._make_pool()
 
-    def peak_rss_bytes(self) -> int:
+    def peaks(self) -> tuple[int, ...]:
         """Of the pool, if there is one."""
-        return self._crew.peak_rss_bytes()
+        return self._crew.peaks()
 
     def close(self) -> None:
         """Ends the pool, if there is one."""

@@ -18,6 +18,7 @@ from muster.data.federated import FederatedData
 
 from .learner import Gradients, Sent
 from .learners import make_learner
+from .stopwatch import LEARNER, Stopwatch, watched
 from .trainer import Folding, Trainer
 
 SPAN = 1000
@@ -46,8 +47,10 @@ class Recipe:
     """How many clients train together; 0: one after another."""
     gradients: Gradients = "plain"
     """How the weights' gradients are made."""
+    watched: bool = False
+    """Whether workers take their times."""
 
-    def trainer(self, total: Any = None) -> Trainer:
+    def trainer(self, total: Any = None, watch: Stopwatch | None = None) -> Trainer:
         """A trainer of its own, summing into `total` (i64[U · size]) if it is given."""
         data = FederatedData.open(Path(self.data))
         learner = make_learner(
@@ -55,7 +58,7 @@ class Recipe:
         )
         size = len(self.local.up) * learner.spec.size
         total = FixedPointSum(size, self.folding.scale, total)
-        return Trainer(learner, data, self.folding, total, self.chunk)
+        return Trainer(watched(learner, watch, **LEARNER), data, self.folding, total, self.chunk)
 
 
 class Crew(Protocol):
@@ -87,8 +90,8 @@ class Crew(Protocol):
         """Starts the sum again from zero."""
         ...
 
-    def peak_rss_bytes(self) -> int:
-        """Peak memory of the workers, this process not counted."""
+    def peaks(self) -> tuple[int, ...]:
+        """Peak RSS of each worker in bytes, this process not counted."""
         ...
 
     def close(self) -> None:
@@ -134,9 +137,9 @@ class Inline:
         """Zeroes it."""
         self._trainer.total.clear()
 
-    def peak_rss_bytes(self) -> int:
+    def peaks(self) -> tuple[int, ...]:
         """Nothing beside this process."""
-        return 0
+        return ()
 
     def close(self) -> None:
         """Nothing to end."""

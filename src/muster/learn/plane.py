@@ -238,9 +238,9 @@ class DataPlane:
         self.store.mark()
         return self.moment
 
-    def peak_rss_bytes(self) -> int:
-        """Of the workers."""
-        return self._crew.peak_rss_bytes()
+    def peaks(self) -> tuple[int, ...]:
+        """Peak RSS of each worker in bytes."""
+        return self._crew.peaks()
 
     def close(self) -> None:
         """Ends the workers and lets go of the clients' states."""

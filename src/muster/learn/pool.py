@@ -30,6 +30,7 @@ from muster.core.tables import MEASURED, REPORT, TASK, Ids, Table, joined, rows
 from .crew import NOBODY, Kept, Recipe, chunks, kept_of, mean, spans
 from .learner import Sent
 from .shared import Shelf
+from .stopwatch import Stopwatch
 from .worker import NOW, RESULT, Message, Process, Sum
 
 COMMIT_SECS = 5.0
@@ -72,7 +73,7 @@ class Slot:
         self.waiting: list[Job] = []
         """What is in the sum and has not been taken over."""
         self.since = time.monotonic()
-        self.peak_rss_bytes = self.num_failed = 0
+        self.num_failed = 0
         self.start()
 
     def start(self) -> None:
@@ -115,6 +116,7 @@ class Pool:
         num_tests: Test examples of the data set.
         lifetime: When a worker is replaced.
         say: Told of workers that died and of those that were replaced.
+        watch: Given the workers' times, and how long they are waited for, if the recipe has them watched.
 
     Raises:
         TrainingError: A worker could not be built; the text holds its traceback.
@@ -129,12 +131,14 @@ class Pool:
         num_tests: int,
         lifetime: Lifetime | None = None,
         say: Callable[[str], None] = lambda line: None,
+        watch: Stopwatch | None = None,
     ) -> None:
         self._num_tests, self._chunk_size = num_tests, recipe.chunk
-        self._lifetime, self._say = lifetime or Lifetime(), say
+        self._lifetime, self._say, self._watch = lifetime or Lifetime(), say, watch or Stopwatch()
         self._shelf = Shelf()
         self._jobs: deque[Job] = deque()
         self._merged = FixedPointSum(size, recipe.folding.scale)
+        self._peaks = [0] * num_workers
         self._slots = [Slot(number, dumps(recipe), size) for number in range(num_workers)]
 
     def train(
@@ -148,7 +152,9 @@ class Pool:
         jobs = [Job(self._message(tasks[p], staleness[p], kept), trains=True) for p in pieces]
         reports = rows(REPORT, len(tasks))
         states: dict[int, bytes] = {}
-        for piece, answer in zip(pieces, self._done(jobs), strict=True):
+        with self._watch.at("wait"):
+            answers = self._done(jobs)
+        for piece, answer in zip(pieces, answers, strict=True):
             reports[piece] = answer["reports"].view(REPORT)
             states |= {int(k[5:]): v.tobytes() for k, v in answer.items() if k.startswith("kept.")}
         for slot in self._slots:
@@ -202,13 +208,20 @@ class Pool:
     def _done(self, jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
         """Has the workers do these jobs; returns the answers in their order."""
         self._jobs.extend(jobs)
+        with self._watch.at("start"):
+            while not any(slot.ready for slot in self._slots):
+                self._listen()
         while any(job.answer is None for job in jobs):
             self._hand_out()
-            ready = connection.wait([slot.process.pipe for slot in self._slots])
-            for slot in self._slots:
-                if slot.process.pipe in ready:
-                    self._hear(slot)
+            self._listen()
         return [job.answer for job in jobs if job.answer is not None]
+
+    def _listen(self) -> None:
+        """Waits until workers have something to say, and hears them."""
+        ready = connection.wait([slot.process.pipe for slot in self._slots])
+        for slot in self._slots:
+            if slot.process.pipe in ready:
+                self._hear(slot)
 
     def _hand_out(self) -> None:
         """Gives a job to each worker that has none."""
@@ -228,7 +241,9 @@ class Pool:
             return self._died(slot)
         if "error" in answer:
             raise UserError(answer["error"]) if "mistake" in answer else TrainingError(answer["error"])
-        slot.peak_rss_bytes = max(slot.peak_rss_bytes, int(answer["rss"]))
+        self._peaks[slot.number] = max(self._peaks[slot.number], int(answer["rss"]))
+        if "watch" in answer:
+            self._watch.workers.setdefault(slot.number, Stopwatch()).add(answer["watch"])
         job, slot.job = slot.job, None
         if job is None:
             slot.ready, slot.num_failed = True, 0
@@ -298,9 +313,9 @@ class Pool:
         self._merged.clear()
         self._shelf.take_down()
 
-    def peak_rss_bytes(self) -> int:
-        """The workers' peaks, as they told with their last chunk."""
-        return sum(slot.peak_rss_bytes for slot in self._slots)
+    def peaks(self) -> tuple[int, ...]:
+        """Peak RSS of each worker, and of those before it, as told with the last chunk."""
+        return tuple(self._peaks)
 
     def close(self) -> None:
         """Ends the processes and gives the shared memory back."""

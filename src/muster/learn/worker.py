@@ -19,8 +19,9 @@ from muster.core.part import loads
 from muster.core.store import decode, encode
 from muster.core.tables import TASK, Ids
 
-from .crew import evaluate_span, measure_chunk, train_chunk
+from .crew import Recipe, evaluate_span, measure_chunk, train_chunk
 from .shared import Described
+from .stopwatch import Stopwatch
 from .trainer import Trainer
 
 NOW, RESULT = "now", "result"
@@ -150,9 +151,11 @@ def work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
     total, arrays = Sum(size, sums), Arrays()
     made: list[Trainer] = []
+    given: Recipe = loads(recipe)
+    watch = Stopwatch() if given.watched else None
 
     def make() -> dict[str, Any]:
-        made.append(loads(recipe).trainer(total.total))
+        made.append(given.trainer(total.total, watch))
         return {}
 
     alive = _answer(pipe, _caught(make))
@@ -163,7 +166,7 @@ def work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> None
             break
         if "end" in message:
             break
-        alive = _answer(pipe, _caught(partial(_do, made[0], message, arrays, total.at)))
+        alive = _answer(pipe, _caught(partial(_do, made[0], message, arrays, total.at, watch)))
     made.clear()  # it holds a view of the sum, which could not be closed while it lives
     total.close()
     arrays.close()
@@ -190,8 +193,18 @@ def _caught(does: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return answer | {"rss": peak_rss_bytes(), "own": own_bytes()}
 
 
-def _do(trainer: Trainer, message: Message, arrays: Arrays, at: Ids) -> dict[str, Any]:
-    """Carries out one message."""
+def _do(
+    trainer: Trainer, message: Message, arrays: Arrays, at: Ids, watch: Stopwatch | None
+) -> dict[str, Any]:
+    """Carries out one message, under the watch if there is one."""
+    if watch is None:
+        return _carried_out(trainer, message, arrays, at)
+    with watch.at("evaluate" if "span" in message else "measure" if "measure" in message else "fold"):
+        answer = _carried_out(trainer, message, arrays, at)
+    return {**answer, "watch": watch.read()}
+
+
+def _carried_out(trainer: Trainer, message: Message, arrays: Arrays, at: Ids) -> dict[str, Any]:
     views = arrays.open(message["shared"])
     if "span" in message:
         return {"sums": evaluate_span(trainer, views[RESULT], slice(*message["span"]))}

@@ -126,9 +126,9 @@ class Received:
         """Zeroes it."""
         self._trainer.total.clear()
 
-    def peak_rss_bytes(self) -> int:
+    def peaks(self) -> tuple[int, ...]:
         """Nothing beside this process."""
-        return 0
+        return ()
 
     def close(self) -> None:
         """Nothing to end."""
