@@ -30,11 +30,11 @@ class Run:
     rows: Table
     at: int = 0
 
-    def key(self) -> Key:
-        """The key of the next row; NEVER when there is none."""
-        if self.at >= len(self.rows):
+    def key(self, ahead: int = 0) -> Key:
+        """The key of the next row, or of one further `ahead`; NEVER when there is none."""
+        if self.at + ahead >= len(self.rows):
             return NEVER
-        row = self.rows[self.at]
+        row = self.rows[self.at + ahead]
         return int(row["now"]), int(row["kind"]), int(row["client"])
 
     def before(self, bound: Key) -> Table:
@@ -97,11 +97,10 @@ class Queue:
         while self._heap and self._heap[0][0] < timer and not full:
             _, serial, run = self._heap[0]
             piece = run.rows[run.at : run.at + 1]
-            if run.at + 1 < len(run.rows) and wanted > 1:
-                others = min((entry[0] for entry in self._heap[1:3]), default=NEVER)
-                more = run.before(min(timer, others))
-                if len(more):  # none: a tie with another run's first row; the heap's order decides
-                    piece = self._cut(more, wanted, losses)
+            if wanted > 1:
+                bound = min([timer, *(entry[0] for entry in self._heap[1:3])])
+                if run.key(ahead=1) < bound:  # else one row: the heap's order decides ties of two runs
+                    piece = self._cut(run.before(bound), wanted, losses)
             kinds = piece["kind"].tolist() if len(piece) == 1 else piece["kind"]
             wanted -= _count(kinds, ARRIVED)
             full = wanted <= 0
