@@ -84,12 +84,15 @@ def test_a_population_counts_its_rows():
 class OddOnes:
     """Every client whose number leaves the rest `rest` is online, at all times."""
 
-    def __init__(self, divisor, rest):
-        self.divisor, self.rest, self.asked = divisor, rest, 0
+    def __init__(self, divisor, rest, num_clients=0):
+        self.divisor, self.rest, self.num_clients, self.asked = divisor, rest, num_clients, 0
 
     def online(self, clients, at_ns):
         self.asked += len(clients)
         return clients % self.divisor == self.rest
+
+    def everybody(self, at_ns):
+        return self.online(np.arange(self.num_clients), at_ns)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,8 @@ def test_a_sample_of_those_online_is_all_of_them_or_as_many_as_asked(num_clients
 @given(st.integers(1, 400), st.integers(1, 7), st.integers(0, 60), st.integers(0, 3))
 def test_the_best_are_those_that_sorting_everybody_would_find(num_clients, divisor, n, seed):
     scores = rng(seed, "scores").integers(0, 9, num_clients).astype(float)
-    free = Free(Online(num_clients, 0, OddOnes(divisor, 0)), ids(0, 7))
+    busy = ids(*(client for client in (0, 7) if client < num_clients))
+    free = Free(Online(num_clients, 0, OddOnes(divisor, 0, num_clients)), busy)
     some = np.flatnonzero(rng(seed, "some").random(num_clients) < 0.8)
     able = [c for c in some.tolist() if c % divisor == 0 and c not in (0, 7)]
     expected = sorted(able, key=lambda client: (-scores[client], client))[:n]

@@ -64,6 +64,9 @@ class Present:
     def among(self, ids):
         return ids[[self.world.is_present(int(c), self.now_ns) for c in ids]]
 
+    def everybody(self):
+        return np.array([self.world.is_present(c, self.now_ns) for c in range(self.num_clients)])
+
     def when(self, n, but):
         busy = set(but.tolist())
         for time in self.world.changes_after(self.now_ns):

@@ -35,6 +35,7 @@ from muster.core.tables import Ids, Table, frozen
 from .fedavg import fedavg
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 DEFAULTS = {
     "paper": {"min_exploration": 0.2, "clip": 0.95, "cutoff": 0.95, "blacklist_after": 10},
@@ -135,14 +136,14 @@ class Oort(Select):
         tried, most = state["last"] > 0, int(self.setting("blacklist_after"))
         barred = (state["times"] >= most) if most else np.zeros(len(tried), bool)
         known = np.flatnonzero(tried & ~barred)
-        unknown = np.flatnonzero(~tried)
         decayed = self.exploration * self.exploration_decay ** (int(state["round"]) - 1)
         wanted = int(k * max(self.setting("min_exploration"), decayed))
-        explored = self._explore(state, unknown, wanted, free, rng)
+        explored = self._explore(state, ~tried, wanted, free, rng)
         exploited = self._exploit(state, known, k - len(explored), free, rng)
         drawn = np.concatenate([explored, exploited])
         if len(drawn) < k:
-            rest = np.setdiff1d(unknown, explored, assume_unique=True)
+            rest = ~tried
+            rest[explored] = False
             drawn = np.concatenate([drawn, self._explore(state, rest, k - len(drawn), free, rng)])
         if len(drawn) < k:
             resting = np.flatnonzero(tried & barred)
@@ -172,7 +173,9 @@ class Oort(Select):
 
     def _penalty(self, state: State, ids: Ids) -> Floats:
         """f64[M]: (T / t)^α for those whose tasks take longer than the preferred duration T, else 1."""
-        known = state["secs"][~np.isnan(state["secs"])]
+        known = state["secs"]
+        if np.isnan(known.min()):
+            known = known[~np.isnan(known)]
         if state["percentile"] >= 100 or len(known) == 0:
             return np.ones(len(ids))
         at = min(int(len(known) * state["percentile"] / 100), len(known) - 1)
@@ -181,14 +184,16 @@ class Oort(Select):
         ratio = np.minimum(1.0, preferred / np.maximum(secs, 1e-4))
         return np.asarray(ratio**self.alpha, np.float64)
 
-    def _explore(self, state: State, ids: Ids, n: int, free: Free, rng: np.random.Generator) -> Ids:
-        """`n` of the untried `ids`: the faster, the likelier; all alike if speeds are unknown."""
-        if n <= 0 or len(ids) == 0:
-            return ids[:0]
+    def _explore(self, state: State, untried: Flags, n: int, free: Free, rng: np.random.Generator) -> Ids:
+        """`n` of those that `untried` flags: the faster, the likelier; all alike if speeds are unknown."""
+        if n <= 0:
+            return np.zeros(0, np.int64)
         if self.variant == "fedscale":
+            ids = np.flatnonzero(untried)
             weights = state["utility"][ids] * self._penalty(state, ids)
             best = free.best(ids, weights, WINDOW * n)
             return free.drawn(best, weights[np.searchsorted(ids, best)], n, rng)
+        ids = np.flatnonzero(untried & free.everybody())
         speed = 1.0 / np.maximum(state["secs"][ids], 1e-4)
         speed[np.isnan(speed)] = 1.0
         return free.drawn(ids, speed, n, rng)

@@ -21,6 +21,10 @@ class Availability(Protocol):
         """bool[K]: whether each client is online at the instant (one for all, or i64[K])."""
         ...
 
+    def everybody(self, at_ns: int) -> npt.NDArray[np.bool_]:
+        """bool[C]: whether each client of the population is online at the instant; a new array."""
+        ...
+
     def online_until(self, clients: Ids, at_ns: Ids | int) -> Ids:
         """i64[K]: the last instant of being online without a break since `at_ns`."""
         ...
@@ -86,7 +90,7 @@ class Population:
 
 
 class Candidates(Protocol):
-    """The clients that are present at an instant. A view: it never lists everybody."""
+    """The clients that are present at an instant. A view: it lists everybody only for who asks for it."""
 
     @property
     def num_clients(self) -> int:
@@ -99,6 +103,10 @@ class Candidates(Protocol):
 
     def among(self, ids: Ids) -> Ids:
         """Those of `ids` that are present, in the order given."""
+        ...
+
+    def everybody(self) -> npt.NDArray[np.bool_]:
+        """bool[C]: whether each client is present; a new array."""
         ...
 
     def when(self, n: int, but: Ids) -> int | None:
@@ -156,6 +164,10 @@ class Everyone:
         """All of them."""
         return ids
 
+    def everybody(self) -> npt.NDArray[np.bool_]:
+        """All true."""
+        return np.ones(self.num_clients, bool)
+
     def when(self, n: int, but: Ids) -> int | None:
         """Now, if there are enough clients at all."""
         return self.now_ns if n <= self.num_clients - len(but) else None
@@ -201,6 +213,10 @@ class Online:
         """Those that are online, in the order given."""
         return ids[self.availability.online(ids, self.now_ns)]
 
+    def everybody(self) -> npt.NDArray[np.bool_]:
+        """Who is online."""
+        return self.availability.everybody(self.now_ns)
+
     def when(self, n: int, but: Ids) -> int | None:
         """The first instant at which so many are online; exact."""
         return self.availability.when(n, self.now_ns, but)
@@ -232,7 +248,10 @@ FIRST = 28
 """Independent draws beyond four for each wanted client, at first."""
 
 ASK = 8
-"""How many times as many as are wanted are asked whether they are present, at first; and its most growth."""
+"""How many times as many as are wanted are asked whether they are present, if those are few."""
+
+DEAR = 16
+"""How many times as much it takes to ask one client alone as together with everybody."""
 
 SMALL = 65_536
 """Pairs that are compared one with the other rather than sorted."""
@@ -251,6 +270,21 @@ def within(ids: Ids, others: Ids) -> npt.NDArray[np.bool_]:
 
 def _ids(clients: Collection[int]) -> Ids:
     return np.fromiter(clients, np.int64, len(clients))
+
+
+def repeats(ids: Ids) -> bool:
+    """Whether any is there twice."""
+    ordered = np.sort(ids)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
+def _top(scores: Floats, n: int) -> Ids:
+    """The places of the `n` largest of `scores` (f64[M]), the largest first; of equals the first."""
+    at = np.arange(len(scores))
+    if n < len(scores):
+        least = np.partition(scores, len(scores) - n)[len(scores) - n] if n else np.inf
+        at = np.flatnonzero(scores >= least)  # equals of the last one, too
+    return at[np.argsort(-scores[at], kind="stable")][:n]
 
 
 def _first(ids: Ids) -> Ids:
@@ -289,23 +323,32 @@ class Free:
             scores: f64[M], of each of them.
             n: How many; fewer come if no more are free.
 
-        Who is present is asked of few, the best first: a million clients are not looked up for a hundred.
-        Only who is there is sorted.
+        Of many clients few are asked whether they are present, the best first, if few are wanted.
 
         """
-        flags, able = np.zeros(self.num_clients, bool), np.zeros(0, np.int64)
-        wanted, bound = ASK * n + 28, np.nan  # nothing compares with that: nobody has been asked
-        while True:
-            some = wanted < len(ids)
-            least = np.partition(scores, len(ids) - wanted)[len(ids) - wanted] if some else -np.inf
-            fresh = ~(scores >= bound)
-            at = np.flatnonzero((scores >= least) & fresh if some else fresh)  # equals of the last one, too
-            flags[self.among(ids[at])] = True
-            able, bound = np.concatenate([able, at[flags[ids[at]]]]), least
-            if len(able) >= n or not some:
-                able.sort()  # of equals the first
-                return ids[able[np.argsort(-scores[able], kind="stable")][:n]]
-            wanted *= min(max(2 * n // max(len(able), 1), 2), ASK)
+        few = ASK * n + FIRST
+        if few < len(ids) and DEAR * few <= self.num_clients:
+            top = _top(scores, few)
+            able = top[self._there(ids[top])]
+            if len(able) >= n:
+                return ids[able[:n]]
+        able = np.flatnonzero(self._there(ids))
+        return ids[able[_top(scores[able], n)]]
+
+    def _there(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """bool[K]: which of `ids` are present and free."""
+        if DEAR * len(ids) <= self.num_clients:
+            flags = np.zeros(self.num_clients, bool)
+            flags[self.among(ids)] = True
+        else:
+            flags = self.everybody()
+        return flags[ids]
+
+    def everybody(self) -> npt.NDArray[np.bool_]:
+        """bool[C]: whether each client is present and free; for a select that ranks all of them."""
+        flags = self.present.everybody()
+        flags[self.busy] = False
+        return flags
 
     def drawn(self, ids: Ids, weights: Floats, n: int, rng: np.random.Generator) -> Ids:
         """Up to `n` of `ids` that are present and free, one after the other without replacement, each draw
@@ -314,10 +357,10 @@ class Free:
         P. Efraimidis, P. Spirakis: Weighted random sampling with a reservoir, IPL 97, 2006: the n smallest of
         exponential times with these rates.
         """
-        times = rng.exponential(size=len(ids))
-        np.negative(times, out=times)
+        at = np.flatnonzero(self._there(ids))
         with np.errstate(divide="ignore"):
-            return self.best(ids, np.divide(times, weights, out=times), n)
+            times = rng.exponential(size=len(at)) / weights[at]
+        return ids[at[_top(-times, n)]]
 
     def when(self, n: int) -> int | None:
         """First instant (ns) at which `n` clients are present and not busy now; None: never."""

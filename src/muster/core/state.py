@@ -45,9 +45,9 @@ class Tally:
         recent = np.concatenate([self.recent, clients])
         if len(recent) <= self.MERGE_AT:
             return Tally(self.base, frozen(recent))
-        return Tally(
-            frozen(self.base + np.bincount(recent, minlength=len(self.base)).astype(np.int32)), recent[:0]
-        )
+        base = self.base.copy()
+        np.add.at(base, recent, 1)
+        return Tally(frozen(base), recent[:0])
 
     def counts(self) -> npt.NDArray[np.int32]:
         """The whole column, i32[C]."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from .algorithm import Algorithm, Plan, Select, View
 from .errors import UserError
-from .population import Candidates, Free, FreeInTurn, Turns, within
+from .population import Candidates, Free, FreeInTurn, Turns, repeats, within
 from .randomness import Rekeyed, rng
 from .state import ServerState
 from .tables import (
@@ -197,7 +197,7 @@ def _book(state: ServerState, table: Table) -> tuple[ServerState, Table, int, st
     if any_away and live.any():
         live &= ~_after(away, table["client"], tasks["client"][at])
     # The first row of a ticket wins; a batch may hold its duplicate.
-    if len(live) > 1:
+    if len(live) > 1 and repeats(table["ticket"][live]):
         live_rows = np.flatnonzero(live)
         first = np.unique(table["ticket"][live_rows], return_index=True)[1]
         live[np.delete(live_rows, first)] = False
@@ -442,7 +442,7 @@ def _held(select: Select, method: str, drawn: object, k: int, free: Free) -> Ids
         low, high = (ids[0], ids[0]) if len(ids) == 1 else (ids.min(), ids.max())
         if not 0 <= low <= high < free.num_clients:
             raise UserError(f"{name} client {low} to {high}, but ids go from 0 to {free.num_clients - 1}")
-    if len(ids) > 1 and len(np.unique(ids)) < len(ids):
+    if len(ids) > 1 and repeats(ids):
         raise UserError(f"{name} a client twice, but each may get one task")
     if within(ids, free.busy).any():
         raise UserError(f"{name} a client that is at work; draw from `free`, by free.sample or free.among")

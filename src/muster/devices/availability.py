@@ -17,6 +17,8 @@ from muster.core.errors import DataError
 from muster.core.population import Population
 from muster.core.tables import Ids, frozen
 
+from .everybody import Everybody
+
 Rows: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 """Which traces: i32[K] or i64[K]."""
 
@@ -274,6 +276,11 @@ class Availability:
     intervals: Intervals
     row: npt.NDArray[np.int32]
     shift: Ids
+    _everybody: Everybody = field(default_factory=Everybody, init=False, repr=False, compare=False)
+
+    def everybody(self, at_ns: int) -> npt.NDArray[np.bool_]:
+        """bool[C]: whether each client is online at the instant; fast if it follows soon on the last one."""
+        return self._everybody.online(self, len(self.row), at_ns)
 
     def online(self, clients: Ids, at_ns: Ids | int) -> npt.NDArray[np.bool_]:
         """bool[K]: whether each client is online at the instant (one for all, or i64[K])."""

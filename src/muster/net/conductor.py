@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from muster.core.algorithm import Algorithm
 from muster.core.errors import UserError
@@ -81,6 +82,12 @@ class Present:
     def among(self, ids: Ids) -> Ids:
         """Those that are here, in the order given."""
         return ids[np.isin(ids, self.ids)]
+
+    def everybody(self) -> npt.NDArray[np.bool_]:
+        """Who is here."""
+        flags = np.zeros(self.num_clients, bool)
+        flags[self.ids] = True
+        return flags
 
     def when(self, n: int, but: Ids) -> int | None:
         """Now, if so many are here; else, since more may join, later."""

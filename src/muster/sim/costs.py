@@ -157,8 +157,8 @@ class Ledger:
         if reason is None:
             self.used.add(spent)
             return
-        of = np.broadcast_to(np.asarray(reason), len(spent))
-        for why in np.unique(of).tolist():
+        of = np.broadcast_to(np.asarray(reason, np.int64), len(spent))
+        for why in np.flatnonzero(np.bincount(of)).tolist():
             rows_of = spent[of == why]
             if rows_of["device"].any():
                 self.wasted.setdefault(why, Cost()).add(rows_of)
