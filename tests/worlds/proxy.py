@@ -14,6 +14,7 @@ class Proxy:
 
     Attributes:
         cut_after: Bytes towards the server after which a connection is reset; None: never. Used up by a cut.
+        cuts_again: What `cut_after` is after each cut, in turn.
         stalled: While it is set, nothing moves, and connections stay open.
         closed: While it is set, connections are reset, and new ones too.
         delay_secs: Each piece is held up so long.
@@ -26,6 +27,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.cut_after: int | None = None
+        self.cuts_again: list[int] = []
         self.stalled, self.closed = threading.Event(), threading.Event()
         self.delay_secs, self.num_up, self.num_cuts = 0.0, 0, 0
         self._ends: list[socket.socket] = []
@@ -56,7 +58,7 @@ class Proxy:
         self.cut_after -= size
         if self.cut_after > 0:
             return False
-        self.cut_after = None
+        self.cut_after = self.cuts_again.pop(0) if self.cuts_again else None
         self.num_cuts += 1
         return True
 

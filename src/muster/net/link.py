@@ -16,7 +16,7 @@ import grpc
 
 from muster.core.errors import MusterError, UserError
 
-from .rpc import CHUNK, OPTIONS, Stub, pb
+from .rpc import OPTIONS, PIECE, Stub, pb
 
 _FINAL = {
     grpc.StatusCode.UNAUTHENTICATED,
@@ -187,7 +187,7 @@ class Link:
                 yield pb.UploadPart(head=head)
                 with path.open("rb") as file:
                     file.seek(offset)
-                    while data := file.read(CHUNK):
+                    while data := file.read(PIECE):
                         yield pb.UploadPart(data=data)
                         sent += len(data)
                         watch.moved()

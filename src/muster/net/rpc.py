@@ -16,10 +16,14 @@ PROTOCOL_MIN, PROTOCOL_MAX = 1, 1
 """Versions of the protocol that this Muster speaks."""
 
 CHUNK = 1 << 20
-"""Bytes of one message of a transfer: on loopback the fastest size, and the most that a break can cost."""
+"""The most bytes that a break of a transfer can cost."""
+
+PIECE = CHUNK // 4
+"""Bytes of one message of a transfer. With a connection go the message that is being received, the
+window behind it, and the message that the sender has at hand: three pieces, which a chunk must hold."""
 
 OPTIONS = (
-    ("grpc.http2.lookahead_bytes", CHUNK),  # a stream has one chunk under way, no more: see CHUNK
+    ("grpc.http2.lookahead_bytes", PIECE),  # the window behind the message that is being received
     ("grpc.http2.bdp_probe", 0),
     ("grpc.max_receive_message_length", 4 * CHUNK),
     ("grpc.keepalive_time_ms", 60_000),

@@ -21,7 +21,7 @@ from muster.core.tables import REPORT, Kind, Reason, Refusal, Table, rows
 from .access import Gatekeeper
 from .hub import Hub
 from .roster import Member
-from .rpc import CHUNK, agreed, pb
+from .rpc import PIECE, agreed, pb
 from .spool import DamagedError
 from .wire import WireError
 
@@ -62,6 +62,8 @@ class Service:
             for ticket, entry in hub.conductor.arrived.items()
         )
         self._locks: dict[int, asyncio.Lock] = {}
+        self._awaited: dict[int, asyncio.Future[Any]] = {}
+        """By ticket, the part of an upload that is being waited for."""
         self._told: set[int] = set()
         self._admitted = 0.0
         self._joining = asyncio.Lock()
@@ -233,13 +235,18 @@ class Service:
         model = await self._hub.with_space(self._hub.models.of, int(row["version"][0]))
         with model.path.open("rb") as file:
             file.seek(max(0, request.offset))
-            while data := file.read(CHUNK):
+            while data := file.read(PIECE):
                 yield pb.Chunk(data=data)
 
     async def on_held(self, request: Any, context: Any) -> Any:
-        """Where an upload goes on."""
+        """Where an upload goes on. The stream by which it came before is over, if open or not."""
         member = await self._member(request.caller, context, "Held")
         await self._check_nonce(member, request.ticket, request.nonce, context)
+        if self._hub.conductor.is_out(member.client, request.ticket):
+            if (awaited := self._awaited.get(request.ticket)) is not None:
+                awaited.cancel()
+            async with self._locks.setdefault(request.ticket, asyncio.Lock()):
+                pass  # all that has come is written now
         return pb.HeldReply(offset=self._hub.spool.held(request.ticket))
 
     async def _check_nonce(self, member: Member, ticket: int, nonce: bytes, context: Any) -> None:
@@ -302,7 +309,8 @@ class Service:
         handle = self._hub.spool.receive(head.ticket, at)
         try:
             while at < head.total_bytes:
-                part = await asyncio.wait_for(anext(aiter(parts), None), stall)
+                self._awaited[head.ticket] = asyncio.ensure_future(anext(aiter(parts), None))
+                part = await asyncio.wait_for(self._awaited[head.ticket], stall)
                 if part is None:
                     break
                 data = memoryview(part.data)[: head.total_bytes - at]
@@ -311,6 +319,7 @@ class Service:
                     at, data = at + written, data[written:]
                 self._hub.heard[head.caller.client] = time.monotonic()
         finally:
+            self._awaited.pop(head.ticket, None)
             os.close(handle)
         return at
 
