@@ -50,13 +50,13 @@ def test_the_answer_may_be_written_to():
 
 
 def test_soon_after_few_are_looked_up(monkeypatch):
-    there, asked, plain = phones(20_000), [], Availability.online_until
+    there, asked, plain = phones(20_000), [], Availability.stretch
     there.everybody(30 * HOUR)
 
     def counted(self, clients, at_ns):
         asked.append(len(clients))
         return plain(self, clients, at_ns)
 
-    monkeypatch.setattr(Availability, "online_until", counted)
+    monkeypatch.setattr(Availability, "stretch", counted)
     there.everybody(30 * HOUR + 60 * SECOND)
     assert len(asked) == 1 and 0 < asked[0] < 400

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.algorithm import Algorithm, Select, State
-from muster.core.population import Free, Population
+from muster.core.population import Free, Population, exponentials, top
 from muster.core.tables import Ids, Table, frozen
 
 from .fedavg import fedavg
@@ -167,22 +167,24 @@ class Oort(Select):
     def scores(self, state: State, ids: Ids) -> Floats:
         """f64[M] >= 0 of clients `ids` (i64[M]) that have been tried."""
         number = float(state["round"])
-        bonus = np.sqrt(0.1 * np.log(number) / state["last"][ids])
+        bonus = np.sqrt(0.1 * np.log(number) / np.arange(1, int(number) + 1))[state["last"][ids] - 1]
         of = normalised(state["utility"][ids], self.setting("clip"), to_clip=self.variant == "paper")
         return np.asarray((of + bonus) * self._penalty(state, ids), np.float64)
 
     def _penalty(self, state: State, ids: Ids) -> Floats:
         """f64[M]: (T / t)^α for those whose tasks take longer than the preferred duration T, else 1."""
-        known = state["secs"]
+        known, secs = state["secs"], state["secs"][ids]
         if np.isnan(known.min()):
             known = known[~np.isnan(known)]
         if state["percentile"] >= 100 or len(known) == 0:
             return np.ones(len(ids))
         at = min(int(len(known) * state["percentile"] / 100), len(known) - 1)
-        preferred = float(np.partition(known, at)[at])
-        secs = np.nan_to_num(state["secs"][ids], nan=preferred)
-        ratio = np.minimum(1.0, preferred / np.maximum(secs, 1e-4))
-        return np.asarray(ratio**self.alpha, np.float64)
+        preferred = max(float(np.partition(known, at)[at]), 1e-4)
+        if len(known) < len(state["secs"]):
+            secs[np.isnan(secs)] = preferred
+        np.maximum(secs, preferred, out=secs)
+        np.divide(preferred, secs, out=secs)
+        return np.asarray(secs**self.alpha)
 
     def _explore(self, state: State, untried: Flags, n: int, free: Free, rng: np.random.Generator) -> Ids:
         """`n` of those that `untried` flags: the faster, the likelier; all alike if speeds are unknown."""
@@ -193,10 +195,10 @@ class Oort(Select):
             weights = state["utility"][ids] * self._penalty(state, ids)
             best = free.best(ids, weights, WINDOW * n)
             return free.drawn(best, weights[np.searchsorted(ids, best)], n, rng)
-        ids = np.flatnonzero(untried & free.everybody())
+        ids = free.among(np.flatnonzero(untried))
         speed = 1.0 / np.maximum(state["secs"][ids], 1e-4)
         speed[np.isnan(speed)] = 1.0
-        return free.drawn(ids, speed, n, rng)
+        return ids[top(-exponentials(speed, rng), n)]
 
 
 def utilities(reports: Table) -> Floats:

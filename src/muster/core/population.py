@@ -250,7 +250,7 @@ FIRST = 28
 ASK = 8
 """How many times as many as are wanted are asked whether they are present, if those are few."""
 
-DEAR = 16
+DEAR = 8
 """How many times as much it takes to ask one client alone as together with everybody."""
 
 SMALL = 65_536
@@ -272,19 +272,34 @@ def _ids(clients: Collection[int]) -> Ids:
     return np.fromiter(clients, np.int64, len(clients))
 
 
+def exponentials(weights: Floats, rng: np.random.Generator) -> Floats:
+    """f64[M]: exponential times with rates `weights`. Who comes first has been drawn first.
+
+    P. Efraimidis, P. Spirakis: Weighted random sampling with a reservoir, IPL 97, 2006: the n smallest are
+    drawn one after the other without replacement, each draw proportional to the weights.
+    """
+    with np.errstate(divide="ignore"):  # a weight of 0, or a number of 0: infinitely late
+        times = np.log(rng.random(len(weights)))
+        return np.negative(np.divide(times, weights, out=times), out=times)
+
+
 def repeats(ids: Ids) -> bool:
     """Whether any is there twice."""
     ordered = np.sort(ids)
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
-def _top(scores: Floats, n: int) -> Ids:
+def top(scores: Floats, n: int) -> Ids:
     """The places of the `n` largest of `scores` (f64[M]), the largest first; of equals the first."""
-    at = np.arange(len(scores))
-    if n < len(scores):
-        least = np.partition(scores, len(scores) - n)[len(scores) - n] if n else np.inf
-        at = np.flatnonzero(scores >= least)  # equals of the last one, too
+    at = _largest(scores, n)
     return at[np.argsort(-scores[at], kind="stable")][:n]
+
+
+def _largest(scores: Floats, n: int) -> Ids:
+    """The places, rising, of the `n` largest of `scores` (f64[M]), and of all that equal the n-th."""
+    if n >= len(scores):
+        return np.arange(len(scores))
+    return np.flatnonzero(scores >= np.partition(scores, len(scores) - n)[len(scores) - n]) if n else _ids([])
 
 
 def _first(ids: Ids) -> Ids:
@@ -313,6 +328,8 @@ class Free:
 
     def among(self, ids: Ids) -> Ids:
         """Those of `ids` that are present and free, in the order given."""
+        if DEAR * len(ids) > self.num_clients:
+            return ids[self.everybody()[ids]]
         return self.present.among(ids[~within(ids, self.busy)])
 
     def best(self, ids: Ids, scores: Floats, n: int) -> Ids:
@@ -327,21 +344,18 @@ class Free:
 
         """
         few = ASK * n + FIRST
-        if few < len(ids) and DEAR * few <= self.num_clients:
-            top = _top(scores, few)
-            able = top[self._there(ids[top])]
-            if len(able) >= n:
-                return ids[able[:n]]
-        able = np.flatnonzero(self._there(ids))
-        return ids[able[_top(scores[able], n)]]
+        some = few < len(ids) and DEAR * few <= self.num_clients
+        if some:
+            asked = _largest(scores, few)
+            able = asked[self._there(ids[asked])]
+        if not some or len(able) < n:
+            able = np.flatnonzero(self._there(ids))
+        return ids[able[top(scores[able], n)]]
 
     def _there(self, ids: Ids) -> npt.NDArray[np.bool_]:
         """bool[K]: which of `ids` are present and free."""
-        if DEAR * len(ids) <= self.num_clients:
-            flags = np.zeros(self.num_clients, bool)
-            flags[self.among(ids)] = True
-        else:
-            flags = self.everybody()
+        flags = np.zeros(self.num_clients, bool)
+        flags[self.among(ids)] = True
         return flags[ids]
 
     def everybody(self) -> npt.NDArray[np.bool_]:
@@ -352,15 +366,9 @@ class Free:
 
     def drawn(self, ids: Ids, weights: Floats, n: int, rng: np.random.Generator) -> Ids:
         """Up to `n` of `ids` that are present and free, one after the other without replacement, each draw
-        proportional to `weights` (f64[M] >= 0).
-
-        P. Efraimidis, P. Spirakis: Weighted random sampling with a reservoir, IPL 97, 2006: the n smallest of
-        exponential times with these rates.
+        proportional to `weights` (f64[M] >= 0): see `exponentials`.
         """
-        at = np.flatnonzero(self._there(ids))
-        with np.errstate(divide="ignore"):
-            times = rng.exponential(size=len(at)) / weights[at]
-        return ids[at[_top(-times, n)]]
+        return self.best(ids, -exponentials(weights, rng), n)
 
     def when(self, n: int) -> int | None:
         """First instant (ns) at which `n` clients are present and not busy now; None: never."""

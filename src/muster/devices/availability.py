@@ -238,6 +238,19 @@ class Intervals:
         wait = np.where(later, following, following + self.period[rows]) - phase
         return np.where(there, at_ns, np.where(high > low, at_ns + wait, FAR))
 
+    def stretch(self, rows: Rows, at_ns: Ids | int) -> tuple[npt.NDArray[np.bool_], Ids]:
+        """Whether each trace is online, bool[K], and the first instant > `at_ns` at which it may be otherwise.
+
+        i64[K], absolute ns; FAR where there are no intervals. What goes on in the next period counts as anew.
+        """
+        phase, at = self._find(rows, at_ns)
+        low, high = self.offsets[rows], self.offsets[np.asarray(rows) + 1]
+        there = (at >= low) & (phase <= self._end(at))
+        last = at + 1 >= high
+        start = self._start(np.where(last, np.where(high > low, low, 0), at + 1)) + last * self.period[rows]
+        other = np.where(there, self._end(at) + 1, start)
+        return there, np.where(high > low, at_ns + other - phase, FAR)
+
     def _start(self, at: Ids) -> Ids:
         """Starts of intervals; 0 where there are no intervals at all."""
         return self.starts[at] if len(self.starts) else np.zeros(len(at), np.int64)
@@ -298,6 +311,12 @@ class Availability:
             return np.array([end if end == FAR else end - by])
         until = self.intervals.online_until(self.row[clients], at_ns + shift)
         return np.where(until == FAR, FAR, until - shift)
+
+    def stretch(self, clients: Ids, at_ns: int) -> tuple[npt.NDArray[np.bool_], Ids]:
+        """Whether each client is online, bool[K], and the first later instant at which it may be otherwise."""
+        shift = self.shift[clients]
+        online, until = self.intervals.stretch(self.row[clients], at_ns + shift)
+        return online, np.where(until == FAR, FAR, until - shift)
 
     def next_online(self, clients: Ids, at_ns: Ids | int) -> Ids:
         """i64[K]: the first instant >= `at_ns` at which each client is online; FAR: never."""

@@ -13,12 +13,8 @@ from muster.core.tables import Ids
 class There(Protocol):
     """What is asked of `Availability`."""
 
-    def online_until(self, clients: Ids, at_ns: Ids | int) -> Ids:
-        """i64[K]: the last instant of being online without a break since `at_ns`; less than it: is away."""
-        ...
-
-    def next_online(self, clients: Ids, at_ns: Ids | int) -> Ids:
-        """i64[K]: the first instant >= `at_ns` at which each client is online."""
+    def stretch(self, clients: Ids, at_ns: int) -> tuple[npt.NDArray[np.bool_], Ids]:
+        """Whether each client is online, bool[K], and the first later instant at which it may be otherwise."""
         ...
 
 
@@ -40,9 +36,6 @@ class Everybody:
         if len(self._online) != num_clients or at_ns < self._at_ns:
             self._online, self._until = np.zeros(num_clients, bool), np.zeros(num_clients, np.int64)
         ids = np.flatnonzero(self._until <= at_ns)
-        until = there.online_until(ids, at_ns) + 1
-        online = until > at_ns
-        away = np.flatnonzero(~online)
-        until[away] = there.next_online(ids[away], at_ns)
-        self._online[ids], self._until[ids], self._at_ns = online, until, at_ns
+        self._online[ids], self._until[ids] = there.stretch(ids, at_ns)
+        self._at_ns = at_ns
         return self._online.copy()
