@@ -239,7 +239,7 @@ class Intervals:
         return np.where(there, at_ns, np.where(high > low, at_ns + wait, FAR))
 
     def stretch(self, rows: Rows, at_ns: Ids | int) -> tuple[npt.NDArray[np.bool_], Ids]:
-        """Whether each trace is online, bool[K], and the first instant > `at_ns` at which it may be otherwise.
+        """Whether each trace is online, bool[K], and the first instant > `at_ns` at which that may end.
 
         i64[K], absolute ns; FAR where there are no intervals. What goes on in the next period counts as anew.
         """
@@ -313,7 +313,7 @@ class Availability:
         return np.where(until == FAR, FAR, until - shift)
 
     def stretch(self, clients: Ids, at_ns: int) -> tuple[npt.NDArray[np.bool_], Ids]:
-        """Whether each client is online, bool[K], and the first later instant at which it may be otherwise."""
+        """Whether each client is online, bool[K], and the first later instant at which that may end."""
         shift = self.shift[clients]
         online, until = self.intervals.stretch(self.row[clients], at_ns + shift)
         return online, np.where(until == FAR, FAR, until - shift)

@@ -14,7 +14,7 @@ class There(Protocol):
     """What is asked of `Availability`."""
 
     def stretch(self, clients: Ids, at_ns: int) -> tuple[npt.NDArray[np.bool_], Ids]:
-        """Whether each client is online, bool[K], and the first later instant at which it may be otherwise."""
+        """Whether each client is online, bool[K], and the first later instant at which that may end."""
         ...
 
 
