@@ -58,6 +58,9 @@ class Coming:
     def among(self, ids):
         return ids[np.isin(ids, self._ids(self.now_ns))]
 
+    def everybody(self):
+        return np.isin(np.arange(self.num_clients), self._ids(self.now_ns))
+
     def when(self, n, but):
         times = sorted(to_ns(t) for t in self.times if t is not None)
         return next(
