@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from muster.core.errors import JobError
 from muster.core.examples import Facts
+from muster.core.memory import peak_rss_bytes
 from muster.core.params import ParamSpec
 from muster.core.population import Population
 from muster.core.randomness import rng
@@ -83,8 +83,7 @@ class Session:
 
     def peaks(self) -> tuple[int, ...]:
         """Peak RSS in bytes of this process and of each of its workers."""
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return own, *(self.plane.peaks() if self.plane else ())
+        return peak_rss_bytes(), *(self.plane.peaks() if self.plane else ())
 
     def writing(self) -> AbstractContextManager[None]:
         """A stretch in which records and checkpoints are written, for the watch if there is one."""

@@ -15,6 +15,7 @@ from muster.core import arrays
 from muster.core.errors import DataError, UserError
 from muster.core.examples import Examples, Facts
 from muster.core.part import user_module
+from muster.data import federated
 from muster.data.dataset import DataSet, Raw
 from muster.data.digits import Digits
 from muster.data.fashion_mnist import FashionMNIST
@@ -75,6 +76,27 @@ def test_clients_are_read_only_views_of_one_mapped_file(tmp_path):
     assert isinstance(root, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         x[0] = 1
+
+
+def test_clients_of_a_large_data_set_are_read_and_stay_nowhere(tmp_path, monkeypatch):
+    mapped = prepare(Points(), seed=0, cache=tmp_path)
+    monkeypatch.setattr(federated, "RESIDENT_BYTES", 8)
+    read = FederatedData.open(mapped.path)
+    for i in range(4):
+        mine, same = read.client(i), mapped.client(i)
+        assert mine.x.tolist() == same.x.tolist() and mine.y.tolist() == same.y.tolist()
+        assert (mine.x.dtype, mine.y.dtype) == (same.x.dtype, same.y.dtype)
+        assert not np.shares_memory(mine.x, read.client(i).x)
+    some, owned = read.clients([3, 0, 3])
+    assert owned == [slice(0, 3), slice(3, 6), slice(6, 9)]
+    assert some.y.tolist() == [*mapped.client(3).y, *mapped.client(0).y, *mapped.client(3).y]
+    with pytest.raises(ValueError, match="read-only"):
+        some.x[0] = 1
+    with pytest.raises(IndexError):
+        read.client(4)
+    os.truncate(mapped.path / "y.npy", (mapped.path / "y.npy").stat().st_size - 8)
+    with pytest.raises(DataError, match=r"y\.npy ends before byte"):
+        read.client(3)
 
 
 def test_another_process_may_map_the_same_folder(tmp_path):
@@ -235,6 +257,7 @@ def test_leftovers_of_killed_processes_go_after_a_day_and_nothing_else(tmp_path)
 OWN = """
 from dataclasses import dataclass, field
 import numpy as np
+from muster.data import federated
 from muster.data.dataset import DataSet, Raw
 from muster.core.examples import Examples, Facts
 from muster.data.partition import Iid, Partition

@@ -102,7 +102,7 @@ def test_a_worker_that_is_killed_in_a_chunk_costs_only_time(recipe, pool, num_wo
     expected = told(Inline(recipe().trainer()), clients)
     said = []
     crew = pool(recipe(times=1), num_workers, say=said.append)
-    crew._pieces = lambda count, size=0: [slice(0, 3), slice(3, 6), slice(6, 12)]
+    crew._pieces = lambda count, chunk: [slice(0, 3), slice(3, 6), slice(6, 12)]
     assert told(crew, clients) == expected
     assert len(said) == 1
     assert said[0].endswith("died (exit code -9) training client 5; a new one takes its place")
@@ -129,7 +129,7 @@ def test_what_was_taken_over_is_not_trained_again(recipe, pool, monkeypatch):
     for secs, lost in ((1e9, 6), (0.0, 1)):
         monkeypatch.setattr(pools, "COMMIT_SECS", secs)
         crew = pool(recipe(times=1), 1)
-        crew._pieces = lambda count, size=0: [slice(i, i + 1) for i in range(count)]
+        crew._pieces = lambda count, chunk: [slice(i, i + 1) for i in range(count)]
         sent.clear()
         assert told(crew, clients) == expected
         assert len(sent) == 12 + lost
@@ -188,7 +188,7 @@ def test_a_worker_that_dies_evaluating_is_replaced_and_its_sum_kept(recipe, pool
 def test_workers_are_replaced_and_nothing_is_lost(recipe, pool, lifetime, why):
     clients, said = list(range(12)), []
     crew = pool(recipe(), 2, lifetime=lifetime, say=said.append)
-    crew._pieces = lambda count, size=0: [slice(i, i + 3) for i in range(0, count, 3)]
+    crew._pieces = lambda count, chunk: [slice(i, i + 3) for i in range(0, count, 3)]
     assert told(crew, clients) == told(Inline(recipe().trainer()), clients)
     assert said and all(line.endswith(why) for line in said)
 
@@ -198,7 +198,7 @@ def test_a_worker_that_leaks_is_replaced_when_it_holds_twice_what_it_did(recipe,
     monkeypatch.setattr(pools, "ROOM", 16 << 20)
     said = []
     crew = pool(recipe(leak=32 << 20), 1, say=said.append)
-    crew._pieces = lambda count, size=0: [slice(i, i + 1) for i in range(count)]
+    crew._pieces = lambda count, chunk: [slice(i, i + 1) for i in range(count)]
     reports, _ = train(crew, list(range(10)))
     assert said and "MB, more than" in said[0]
     assert len(set(reports["loss"])) == len(said) + 1  # the process of each

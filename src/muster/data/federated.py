@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
+import weakref
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, Mapping
@@ -21,8 +24,9 @@ FORMAT = 1
 """Version of the layout of a prepared folder. Another number is prepared anew."""
 
 
-RESIDENT_BYTES = 4 << 20
-"""Bytes of training examples that a process keeps mapped in, more or less."""
+RESIDENT_BYTES = 64 << 20
+"""Training examples of no more bytes are all read into a process's map at once; of more, a client's are read
+when they are asked for, and stay nowhere. See docs/decisions/workers.md."""
 
 
 class FederatedData:
@@ -49,12 +53,11 @@ class FederatedData:
         self.path, self.facts, self.client_names = path, facts, client_names
         text = arrays.get("text")
         self._train = Examples(arrays["x"], arrays["y"], text)
+        self._readers = _readers(path, self._train)
         self.test = Examples(arrays["test_x"], arrays["test_y"], text)
         self._offsets = arrays["offsets"]
         self.num_examples: npt.NDArray[np.int32] = np.diff(self._offsets).astype(np.int32)
         self.num_examples.flags.writeable = False
-        self._example_bytes = sum(a.dtype.itemsize * prod(a.shape[1:]) for a in (arrays["x"], arrays["y"]))
-        self._handed_out = 0
 
     @property
     def num_clients(self) -> int:
@@ -62,10 +65,7 @@ class FederatedData:
         return len(self.num_examples)
 
     def client(self, i: int) -> Examples:
-        """The training examples of client `i`, as read-only views: nothing is read until it is used.
-
-        Pages that earlier clients' examples were read into are given back now and then, so that a
-        process is not charged for the whole data set; views that are still in use read them again.
+        """The training examples of client `i`, read-only; see `clients`.
 
         Raises:
             IndexError: `i` is not in 0..num_clients-1.
@@ -74,19 +74,25 @@ class FederatedData:
         return every.slice(own.start, own.stop)
 
     def clients(self, ids: Sequence[int]) -> tuple[Examples, list[slice]]:
-        """The training examples of all clients, and where those of `ids` lie; see `client`."""
+        """Examples among which are those of all clients `ids`, and where those of each lie.
+
+        Of a small data set they are views of all examples; of a large one they are read from the disk, for
+        the caller alone.
+
+        Raises:
+            IndexError: One is not in 0..num_clients-1.
+            DataError: The prepared data was cut short meanwhile.
+        """
         owned = []
         for i in ids:
             if not 0 <= i < self.num_clients:
                 raise IndexError(f"client {i} does not exist; there are {self.num_clients}")
             owned.append(slice(int(self._offsets[i]), int(self._offsets[i + 1])))
-        handed_out = sum(own.stop - own.start for own in owned) * self._example_bytes
-        self._handed_out += handed_out
-        if self._handed_out > RESIDENT_BYTES:
-            self._handed_out = handed_out
-            for array in (self._train.x, self._train.y):
-                _give_back(array)
-        return self._train, owned
+        if self._readers is None:
+            return self._train, owned
+        x, y = (reader.read(owned) for reader in self._readers)
+        ends = np.cumsum([0, *(own.stop - own.start for own in owned)]).tolist()
+        return Examples(x, y, self._train.text), [slice(a, b) for a, b in pairwise(ends)]
 
     @classmethod
     def open(cls, path: Path, verify: bool = False) -> FederatedData:
@@ -105,13 +111,48 @@ class FederatedData:
         return cls(path, facts, tuple(stored["client_names"]), arrays)
 
 
-def _give_back(array: npt.NDArray[Any]) -> None:
-    """Has the operating system forget that this process has read a mapped array; its content stays."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+class _Reader:
+    """Reads rows of a prepared array without mapping them.
+
+    Args:
+        file: The array's file.
+        array: The array, mapped from it.
+    """
+
+    def __init__(self, file: Path, array: npt.NDArray[Any]) -> None:
+        self._file, self._kind, self._shape = file, array.dtype, array.shape[1:]
+        self._row_bytes = array.itemsize * prod(self._shape)
+        self._offset = file.stat().st_size - array.nbytes
+        self._descriptor = os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, parts: Sequence[slice]) -> npt.NDArray[Any]:
+        """The rows of some parts, one after another."""
+        rows = np.empty((sum(part.stop - part.start for part in parts), *self._shape), self._kind)
+        view, at = memoryview(rows.reshape(-1).view(np.uint8).data), 0
+        for part in parts:
+            end = at + (part.stop - part.start) * self._row_bytes
+            start = self._offset + part.start * self._row_bytes
+            while at < end:
+                count = os.preadv(self._descriptor, [view[at:end]], start)
+                if count == 0:
+                    raise _unusable(self._file.parent, f"{self._file.name} ends before byte {start + 1}")
+                at, start = at + count, start + count
+        rows.flags.writeable = False
+        return rows
+
+
+def _readers(path: Path, train: Examples) -> tuple[_Reader, _Reader] | None:
+    """Of x and y, if they are too large to stay in the map. If not, all of them are read into it now.
+
+    A page at a time would do that too, but then a process would grow with the clients that it trains.
+    """
+    if train.x.nbytes + train.y.nbytes > RESIDENT_BYTES and hasattr(os, "preadv"):
+        return _Reader(path / "x.npy", train.x), _Reader(path / "y.npy", train.y)
+    for array in (train.x, train.y):
+        if array.flags.c_contiguous:
+            array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
+    return None
 
 
 def _stored(path: Path) -> dict[str, Any]:

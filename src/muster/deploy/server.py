@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any
 
 from muster import checkpoint
 from muster.core.errors import RunFolderError, UserError
+from muster.core.memory import peak_rss_bytes
 from muster.core.record import Record
 from muster.job import Job, dump_job, load_job
 from muster.job.names import label
@@ -206,8 +206,7 @@ def _conduct(
     if not interrupted and ended is not None:
         status, why = ended.status, ended.why
     sha256 = made.spec.sha256(made.plane.result)
-    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    summary = tally.summary(status, why, peak_rss, sha256, job.seed, wall_secs=made.wall_secs)
+    summary = tally.summary(status, why, peak_rss_bytes(), sha256, job.seed, wall_secs=made.wall_secs)
     for each in reversed(sinks):
         each.end(summary)
     return summary.to_json()

@@ -27,8 +27,8 @@ SPAN = 1000
 Kept = Mapping[int, bytes]
 """Client -> encoded lasting state."""
 
-NOBODY = -1
-"""In place of a client's number: none is being trained."""
+NOWHERE = -1
+"""In place of a row of TASK: none is being trained."""
 
 
 @dataclass(frozen=True)
@@ -104,25 +104,17 @@ class Inline:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._at = np.full(1, NOBODY)
+        self._at = np.full(1, NOWHERE)
 
     def train(
         self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """One task after another, or one chunk."""
-        reports = rows(REPORT, len(tasks))
-        states: dict[int, bytes] = {}
-        for chunk in chunks(len(tasks), self._trainer.chunk or len(tasks)):
-            part = tasks[chunk]
-            reports[chunk], new = train_chunk(
-                self._trainer, part, staleness[chunk], sent, kept_of(kept, part), now, self._at
-            )
-            states |= new
-        return reports, states
+        return train_tasks(self._trainer, tasks, staleness, sent, kept, now, self._at)
 
     def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
         """One client after another."""
-        return measure_chunk(self._trainer, tasks, sent, kept, self._at)
+        return measure_tasks(self._trainer, tasks, sent, kept, self._at)
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """One span of test examples after another."""
@@ -147,7 +139,7 @@ class Inline:
 
 def chunks(count: int, size: int) -> list[slice]:
     """Tasks in chunks of `size`; they come with those that take most steps first."""
-    return [slice(start, min(start + size, count)) for start in range(0, count, max(size, 1))]
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def kept_of(kept: Kept, tasks: Table) -> Kept:
@@ -157,16 +149,22 @@ def kept_of(kept: Kept, tasks: Table) -> Kept:
     return {client: kept[client] for client in tasks["client"].tolist() if client in kept}
 
 
-def train_chunk(
+def train_tasks(
     trainer: Trainer, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent, at: Ids
 ) -> tuple[Table, dict[int, bytes]]:
-    """Trains TASK rows, as `Crew.train` does; `at`, i64[1], says which client it is at."""
+    """Trains TASK rows, as `Crew.train` does, in the trainer's chunks; `at`, i64[1], is the row it is at."""
+    reports = rows(REPORT, len(tasks))
+    states: dict[int, bytes] = {}
     if trainer.chunk > 0:
-        before = {client: decode(state) for client, state in kept.items()}
-        return trainer.train_together(tasks, staleness, sent, before, now)
-    reports, states = rows(REPORT, len(tasks)), {}
+        for chunk in chunks(len(tasks), trainer.chunk):
+            at[0] = chunk.start
+            before = {client: decode(state) for client, state in kept_of(kept, tasks[chunk]).items()}
+            part = trainer.train_together(tasks[chunk], staleness[chunk], sent, before, now)
+            reports[chunk] = part[0]
+            states |= part[1]
+        return reports, states
     for i, task in enumerate(tasks):
-        at[0] = client = int(task["client"])
+        at[0], client = i, int(task["client"])
         mine = decode(kept[client]) if client in kept else None
         report, after = trainer.train(task, int(staleness[i]), sent[int(task["version"])], mine, now)
         reports[i] = report[0]
@@ -175,11 +173,11 @@ def train_chunk(
     return reports, states
 
 
-def measure_chunk(trainer: Trainer, tasks: Table, sent: Mapping[int, Sent], kept: Kept, at: Ids) -> Table:
-    """MEASURED rows of TASK rows; `at` as in `train_chunk`."""
+def measure_tasks(trainer: Trainer, tasks: Table, sent: Mapping[int, Sent], kept: Kept, at: Ids) -> Table:
+    """MEASURED rows of TASK rows; `at` as in `train_tasks`."""
     found = rows(MEASURED, len(tasks))
     for i, task in enumerate(tasks):
-        at[0] = client = int(task["client"])
+        at[0], client = i, int(task["client"])
         mine = decode(kept[client]) if client in kept else None
         found[i] = trainer.measure(task, sent[int(task["version"])], mine)[0]
     return found

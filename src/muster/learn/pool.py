@@ -27,7 +27,7 @@ from muster.core.part import dumps
 from muster.core.sums import BLOCK, FixedPointSum
 from muster.core.tables import MEASURED, REPORT, TASK, Ids, Table, joined, rows
 
-from .crew import NOBODY, Kept, Recipe, chunks, kept_of, mean, spans
+from .crew import NOWHERE, Kept, Recipe, kept_of, mean, spans
 from .learner import Sent
 from .shared import Shelf
 from .stopwatch import Stopwatch
@@ -38,6 +38,9 @@ COMMIT_SECS = 5.0
 
 DEATHS = 2
 """A chunk that has ended so many workers ends the run."""
+
+SHARES = 8
+"""A worker is handed so small a part of its share of what is left at once."""
 
 ROOM = 512 << 20
 """What a worker may hold beyond twice what it held after its first chunk, if the job says nothing."""
@@ -67,8 +70,8 @@ class Job:
 class Slot:
     """A place for a worker: the sum stays, processes come and go."""
 
-    def __init__(self, number: int, recipe: str, size: int) -> None:
-        self.number, self._recipe = number, recipe
+    def __init__(self, number: int, recipe: Recipe, size: int) -> None:
+        self.number, self._recipe, self._chunk = number, dumps(recipe), max(recipe.chunk, 1)
         self.sum = Sum(size)
         self.waiting: list[Job] = []
         """What is in the sum and has not been taken over."""
@@ -101,9 +104,12 @@ class Slot:
         message = self.job.message
         if "tasks" not in message:
             return "evaluating"
-        clients, at = message["tasks"].view(TASK)["client"].tolist(), int(self.sum.at[0])
-        named = f"client {at}" if at != NOBODY else f"clients {clients}"
-        return f"measuring at {named}" if "measure" in message else f"training {named}"
+        measures, at = "measure" in message, int(self.sum.at[0])
+        clients = message["tasks"].view(TASK)["client"].tolist()
+        if at != NOWHERE:
+            clients = clients[at : at + (1 if measures else self._chunk)]
+        named = f"client {clients[0]}" if len(clients) == 1 else f"clients {clients}"
+        return f"measuring at {named}" if measures else f"training {named}"
 
 
 class Pool:
@@ -133,13 +139,13 @@ class Pool:
         say: Callable[[str], None] = lambda line: None,
         watch: Stopwatch | None = None,
     ) -> None:
-        self._num_tests, self._chunk_size = num_tests, recipe.chunk
+        self._num_tests, self._chunk = num_tests, max(recipe.chunk, 1)
         self._lifetime, self._say, self._watch = lifetime or Lifetime(), say, watch or Stopwatch()
         self._shelf = Shelf()
         self._jobs: deque[Job] = deque()
         self._merged = FixedPointSum(size, recipe.folding.scale)
         self._peaks = [0] * num_workers
-        self._slots = [Slot(number, dumps(recipe), size) for number in range(num_workers)]
+        self._slots = [Slot(number, recipe, size) for number in range(num_workers)]
 
     def train(
         self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
@@ -148,7 +154,7 @@ class Pool:
         self._put(sent)
         for name, vector in now.items():
             self._shelf.put(f"{NOW}/{name}", vector)
-        pieces = self._pieces(len(tasks), self._chunk_size)
+        pieces = self._pieces(len(tasks), self._chunk)
         jobs = [Job(self._message(tasks[p], staleness[p], kept), trains=True) for p in pieces]
         reports = rows(REPORT, len(tasks))
         states: dict[int, bytes] = {}
@@ -165,7 +171,8 @@ class Pool:
         """Hands out chunks, as for training."""
         self._put(sent)
         pieces = self._pieces(len(tasks))
-        jobs = [Job({"measure": True, **self._message(tasks[p], np.zeros(0), kept)}) for p in pieces]
+        late = np.zeros(len(tasks), np.int64)
+        jobs = [Job({"measure": True, **self._message(tasks[p], late[p], kept)}) for p in pieces]
         return joined(rows(MEASURED, 0), *(a["measured"].view(MEASURED) for a in self._done(jobs)))
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
@@ -178,15 +185,13 @@ class Pool:
         self._shelf.take_down(name.__eq__)
         return mean(sums, self._num_tests)
 
-    def _pieces(self, count: int, size: int = 0) -> list[slice]:
-        """Chunks of `size`; 0: ever smaller ones, so that workers end together."""
-        if size:
-            return chunks(count, size)
+    def _pieces(self, count: int, chunk: int = 1) -> list[slice]:
+        """Ever fewer tasks, in whole chunks: few messages, and workers that end together."""
         cut, start = [], 0
         while start < count:
-            stop = start + math.ceil((count - start) / (8 * len(self._slots)))
-            cut.append(slice(start, stop))
-            start = stop
+            num_chunks = math.ceil((count - start) / (chunk * SHARES * len(self._slots)))
+            cut.append(slice(start, min(start + chunk * num_chunks, count)))
+            start = cut[-1].stop
         return cut
 
     def _put(self, sent: Mapping[int, Sent]) -> None:
@@ -228,7 +233,7 @@ class Pool:
         for slot in self._slots:
             if self._jobs and slot.ready and slot.job is None:
                 slot.job = self._jobs.popleft()
-                slot.sum.at[0] = NOBODY
+                slot.sum.at[0] = NOWHERE
                 if not slot.process.send(slot.job.message):
                     self._jobs.appendleft(slot.job)  # it never began
                     slot.job = None

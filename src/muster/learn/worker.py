@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from muster.core.errors import TrainingError, UserError
+from muster.core.memory import own_bytes, peak_rss_bytes
 from muster.core.part import loads
 from muster.core.store import decode, encode
 from muster.core.tables import TASK, Ids
 
-from .crew import Recipe, evaluate_span, measure_chunk, train_chunk
+from .crew import Recipe, evaluate_span, measure_tasks, train_tasks
 from .shared import Described
 from .stopwatch import Stopwatch
 from .trainer import Trainer
@@ -31,7 +32,7 @@ Message = Mapping[str, Any]
 
 
 class Sum:
-    """A worker's sum in shared memory, i64[size], and the client that it is at; outlives the process."""
+    """A worker's sum in shared memory, i64[size], and the task that it is at; outlives the process."""
 
     def __init__(self, size: int, name: str | None = None) -> None:
         self.memory = SharedMemory(name, create=name is None, size=8 * (size + 1))
@@ -212,9 +213,9 @@ def _carried_out(trainer: Trainer, message: Message, arrays: Arrays, at: Ids) ->
     tasks = message["tasks"].view(TASK)
     sent = {int(v): within(views, str(v)) for v in np.unique(tasks["version"])}
     if "measure" in message:
-        return {"measured": measure_chunk(trainer, tasks, sent, kept, at).view(np.uint8)}
+        return {"measured": measure_tasks(trainer, tasks, sent, kept, at).view(np.uint8)}
     late, now = message["staleness"], within(views, NOW)
-    reports, states = train_chunk(trainer, tasks, late, sent, kept, now, at)
+    reports, states = train_tasks(trainer, tasks, late, sent, kept, now, at)
     told = {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
     return {"reports": reports.view(np.uint8), **told}
 
@@ -222,23 +223,3 @@ def _carried_out(trainer: Trainer, message: Message, arrays: Arrays, at: Ids) ->
 def within(arrays: Mapping[str, Any], place: str) -> dict[str, Any]:
     """The arrays of a place, by name."""
     return {k.partition("/")[2]: array for k, array in arrays.items() if k.partition("/")[0] == place}
-
-
-def peak_rss_bytes() -> int:
-    """The most memory that this process ever held."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def own_bytes() -> int:
-    """Memory that nobody but this process holds: no shared memory, no pages of the data's file.
-
-    On systems without /proc: the peak of all that it held.
-    """
-    try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            lines = dict(line.split(":", 1) for line in status)
-        return int(lines["RssAnon"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return peak_rss_bytes()
