@@ -17,8 +17,10 @@ from muster.algorithms.oort import Oort
 from muster.algorithms.scaffold import scaffold
 from muster.core.errors import UserError
 from muster.core.params import ParamSpec
+from muster.core.state import Limits
 from muster.privacy import expecting, reckoned
-from worlds.toy import toy_population
+from worlds.rig import Rig, small
+from worlds.toy import Fixed, toy_population
 
 SPEC = ParamSpec.of([("w", (4,), "weight")])
 CLIENTS = toy_population((1,) * 200)
@@ -102,3 +104,33 @@ def test_what_would_get_past_the_noise_is_refused():
         reckoned(PRIVATE, CLIENTS, 0.0, statistics)
     with pytest.raises(UserError, match="clients also send control"):
         reckoned(PRIVATE.but(local=scaffold().local), CLIENTS, 0.0, SPEC)
+
+
+def test_a_version_of_a_poisson_sample_of_nobody_has_its_noise_and_counts():
+    """Of 40 clients a twentieth is expected to be drawn: most versions have no update, and all move."""
+    job = {
+        "data": {"partition": {"name": "iid", "num_clients": 40}},
+        "model": "logistic",
+        "population": "always_on",
+        "algorithm": {
+            "name": "dp_fedavg",
+            "pace": {"cohort": 5},
+            "select": {"name": "poisson", "rate": 0.00125},
+        },
+        "engine": {"backend": "numpy"},
+        "stop": {"rounds": 8},
+    }
+    run = muster.simulate(job)
+    records = list(run)
+    assert [record.num_accepted for record in records].count(0) >= 7 and run.summary.status == "rounds"
+    losses = [record.metrics["loss"] for record in records]
+    assert len(set(losses)) == len(losses) == 9, "the noise of each version moves the model"
+    assert records[8].epsilon > records[7].epsilon > 0
+
+
+def test_a_version_whose_updates_are_all_refused_has_its_noise_too():
+    algorithm = expecting(small("dp_fedavg", cohort=4), 12)
+    rig = Rig(algorithm, make_learner=lambda: Fixed(lambda client: np.nan), limits=Limits(rounds=1)).run()
+    moved = rig.plane.params[: rig.plane.spec.trained] - 1
+    # z C / qN = 1 / 4, whose sample deviation over 32 coordinates is within four of its own.
+    assert rig.records[1].num_refused == 4 and moved.std() == pytest.approx(0.25, rel=0.5)

@@ -215,6 +215,36 @@ def test_a_deadline_with_too_few_reports_backs_off_1_2_4_s():
     assert server.woke(48) == [("discard", [12, 13, 14], "abandoned"), ("wake", 49)]
 
 
+def test_a_round_with_a_deadline_fails_with_its_last_loss_before_it():
+    server = Server(sync(cohort=2, deadline_secs=10))
+    server.start()
+    assert server.lost(2, 0) == []
+    assert server.lost(3, 1) == [("wake", 4)], "it backs off"
+
+
+@dataclass(frozen=True)
+class Coins(First):
+    """Draws nobody the first two times, then as its parent does."""
+
+    may_draw_nobody = True
+
+    def observe(self, state, now_ns, reports):
+        return {"made": state.get("made", 0) + 1}
+
+    def draw(self, state, k, free, rng):
+        return super().draw(state, k, free, rng)[: 9 * (state.get("made", 0) > 1)]
+
+
+def test_to_draw_nobody_may_be_an_answer_and_makes_a_version_of_its_own():
+    server = Server(sync(cohort=2), select=Coins())
+    assert server.start() == [("wake", 1)]
+    assert server.rows((0.5, "joined", 5)) == [], "nobody is drawn twice for one version"
+    assert server.woke(1) == [("advance", 1)]
+    assert server.advanced() == [("evaluate", 1), ("wake", 2)]
+    assert server.woke(2) == [("advance", 2)]
+    assert server.advanced() == [("evaluate", 2), ("train", {0: 0, 1: 1})]
+
+
 def test_a_deadline_does_not_outlive_its_round():
     server = Server(sync(cohort=1, deadline_secs=10))
     server.start()

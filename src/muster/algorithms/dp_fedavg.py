@@ -36,6 +36,8 @@ class Poisson(Select):
     rate: float = 0.1
     """Chance of each client to be drawn. The pace's cohort must have room for all that are."""
 
+    may_draw_nobody: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         self.check_number("rate", above=0, at_most=1)
 
@@ -69,6 +71,7 @@ class Private(Combine):
     """qN, clients expected in a round; null: what follows from select and pace."""
 
     averages: ClassVar[bool] = False
+    moves_alone: ClassVar[bool] = True  # or the model would show that nobody was drawn
 
     def __post_init__(self) -> None:
         self.check_number("noise_multiplier", above=0)
@@ -122,7 +125,7 @@ class Private(Combine):
     def finish(self, mean: Vectors, reports: Table, state: Vectors, info: Info) -> tuple[Vectors, Vectors]:
         """Adds the noise, divides by the clients expected, and moves C."""
         count, clip = float(len(reports)), float(state["clip"][0])
-        expected = count if self.expected is None else self.expected
+        expected = max(count, 1.0) if self.expected is None else self.expected
         noise, moved = self.noise_multiplier, clip
         if self.quantile is not None:
             deviation = expected / 20 if self.count_noise is None else self.count_noise

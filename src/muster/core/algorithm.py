@@ -50,6 +50,8 @@ class Select(Part):
     training, and a clock-only run is exact."""
     foresees: ClassVar[bool] = False
     """Whether `init` reads `population.task_secs`: how long a first task is expected to take."""
+    may_draw_nobody: ClassVar[bool] = False
+    """Whether a draw of nobody, where somebody could be drawn, makes a version without updates."""
 
     def init(self, population: Population) -> State:
         """The state before the first draw."""
@@ -325,6 +327,8 @@ class Combine(Part):
     """Whether `shift` remembers something of each client (on the server, in the client store)."""
     averages: ClassVar[bool] = True
     """Whether identical fresh updates combine to that very update, as law 2 wants."""
+    moves_alone: ClassVar[bool] = False
+    """Whether a version without a single update moves the model too: `finish` then gets means of 0."""
     needs_all: ClassVar[bool] = False
     """Whether the rule sees all updates: `fold` is called instead of summing."""
     needs_products: ClassVar[bool] = False

@@ -55,6 +55,8 @@ NO_PROGRESS = frozen(rows(EVENT, 0))
 MAX_FAILED = 20
 """Failed rounds in a row after which a run gives up."""
 MAX_BACKOFF_NS = 3600 * SECOND
+NOBODY_NS = SECOND
+"""How long a round lasts for which nobody was drawn, where that is an answer."""
 MIN_LOST = 100
 """A run gives up after max(MIN_LOST, MAX_FAILED x the most tasks ever out) losses in a row."""
 MAX_STALLED = 1000
@@ -131,9 +133,13 @@ def step(
         return end(state, "virtual_secs", f"the virtual clock reached {to_secs(now):g} s")
 
     due = woke and state.deadline_ns is not None and now >= state.deadline_ns
-    view = View(now, state.version, tasks, num_lost, due, progress)
-    pace, plan = algorithm.pace.plan(state.pace, view)
-    state = state.but(pace=pace)
+    drew_nobody = state.deadline_ns is not None and len(state.tasks) == 0 == num_lost
+    if drew_nobody:
+        plan = Plan(advance=due)
+    else:
+        view = View(now, state.version, tasks, num_lost, due, progress)
+        pace, plan = algorithm.pace.plan(state.pace, view)
+        state = state.but(pace=pace)
     if woke:
         state = _clear_timers(state)
     in_turn = plan.in_turn and len(events.table) > 1 and algorithm.select.draws_in_turn
@@ -363,6 +369,9 @@ def _send(
             state = state.but(num_draws=state.num_draws + 1)
             more = _held(select, "draw", select.draw(state.select, wanted, free, draw), wanted, free)
         drawn = np.concatenate([drawn, more]) if len(drawn) else more
+    nobody = len(drawn) == 0 == len(state.tasks) and algorithm.select.may_draw_nobody
+    if nobody and free.when(plan.min_start) == state.now_ns:
+        return state.but(deadline_ns=state.now_ns + NOBODY_NS), [], ""
     short = len(drawn) < plan.send
     clients = drawn if len(drawn) >= plan.min_start else drawn[:0]
     commands: list[Command] = []

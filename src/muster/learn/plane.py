@@ -111,7 +111,7 @@ class DataPlane:
 
         Returns:
             REPORT rows in the order of `tasks`. If all updates were refused, the version advances
-            with the model unchanged.
+            with the model unchanged, unless the combination moves it alone.
 
         """
         before = self.moment
@@ -174,6 +174,8 @@ class DataPlane:
         """The next parameters, optimiser state and rule's state, from the reports of what counts."""
         combine, trained = self._algorithm.combine, self.spec.trained
         means = self._folded(good, before.state, now) if len(good) else None
+        if means is None and combine.moves_alone:
+            means = np.zeros((len(self._algorithm.local.up), self.spec.size), np.float32)
         if means is None:
             return before.params, before.opt, before.state
         info = Info(before.version + 1, self._num_clients, len(good), self._folding.seed)
