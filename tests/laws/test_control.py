@@ -16,7 +16,7 @@ from worlds.rig import NAMES, Rig, Watched, small
 from worlds.world import ToyWorld, at_times, comings_and_goings, keyed
 
 every_algorithm = pytest.mark.parametrize("name", NAMES)
-few = settings(deadline=None, derandomize=True, database=None, max_examples=15)
+few = settings(deadline=None, derandomize=True, database=None, max_examples=6)
 worlds = pytest.mark.parametrize(
     "world",
     [
@@ -209,9 +209,8 @@ def test_law_14_a_world_that_only_promises_lets_time_pass(name):
 
 @every_algorithm
 @worlds
-@given(seed=st.integers(0, 1000))
-@settings(deadline=None, derandomize=True, database=None, max_examples=4)
-def test_law_14_time_grows(name, world, seed):
+def test_law_14_time_grows(name, world):
+    seed = NAMES.index(name)
     rig = Rig(small(name), world, seed=seed, limits=Limits(rounds=20, virtual_ns=7200 * SECOND)).run()
     assert_time_grows(rig)
     times = [int(events.table["now"][-1]) for events in rig.events]

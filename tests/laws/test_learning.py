@@ -21,7 +21,7 @@ from worlds.toy import FACTS, Fixed, Toy, Wander, toy_data
 from worlds.world import ToyWorld
 
 every_algorithm = pytest.mark.parametrize("name", NAMES)
-few = settings(deadline=None, derandomize=True, database=None, max_examples=15)
+few = settings(deadline=None, derandomize=True, database=None, max_examples=6)
 
 
 def central_sgd_step(params, data, lr):

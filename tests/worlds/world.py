@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
 from muster.core.population import one_by_one
-from muster.core.randomness import uniforms
+from muster.core.randomness import uniform, uniforms
 from muster.core.tables import EVENT, SECOND, Kind, Lease, Reason, rows
 from muster.devices.availability import FAR
 from muster.devices.world import TIMING
@@ -22,8 +23,9 @@ Loss = Callable[[int, int], int | None]
 def keyed(seed: int = 0, low_secs: float = 1.0, high_secs: float = 30.0) -> Duration:
     """Durations drawn by key, of as many different lengths as there are tasks."""
 
+    @cache
     def duration(client: int, attempt: int) -> int:
-        share = uniforms(seed, "toy duration", np.array([client]), np.array([attempt]))[0]
+        share = uniform(seed, "toy duration", client, attempt)
         return int((low_secs + share * (high_secs - low_secs)) * SECOND)
 
     return duration
@@ -36,9 +38,9 @@ def never(client: int, attempt: int) -> int | None:
 def at_times(chance: float, seed: int = 0, after_ns: int = SECOND) -> Loss:
     """Every so many tasks are lost, by key, `after_ns` after they were sent."""
 
+    @cache
     def loss(client: int, attempt: int) -> int | None:
-        lost = uniforms(seed, "toy loss", np.array([client]), np.array([attempt]))[0] < chance
-        return after_ns if lost else None
+        return after_ns if uniform(seed, "toy loss", client, attempt) < chance else None
 
     return loss
 

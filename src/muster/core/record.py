@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Mapping
 
 
@@ -87,7 +87,7 @@ class Record:
         """Plain JSON data, one line of records.jsonl."""
         mappings = ("metrics", "wasted_by_reason", "wasted_bytes_by_reason", "joules_wasted_by_reason")
         plain = {name: dict(getattr(self, name)) for name in mappings}
-        rows = {"clients": list(self.clients), "spans": [list(astuple(span)) for span in self.spans]}
+        rows = {"clients": list(self.clients), "spans": [list(vars(span).values()) for span in self.spans]}
         return {**vars(self), **plain, **rows}
 
     @classmethod
