@@ -21,7 +21,7 @@ def secs(**clock: object) -> float:
 def test_by_flops_a_round_is_shorter_by_what_the_model_is_smaller() -> None:
     # Digits: 64 inputs, 64 hidden units, 10 classes, against 300 million multiply-adds.
     macs = 64 * 64 + 64 * 10
-    assert secs(compute="flops") / secs() == pytest.approx(macs / 300e6, rel=1e-4)
+    assert secs(compute="flops") / secs(compute="examples") == pytest.approx(macs / 300e6, rel=1e-4)
 
 
 def test_jitter_and_changes_reach_the_clock() -> None:
@@ -34,6 +34,19 @@ def test_a_clock_that_is_none_is_refused_with_its_line() -> None:
         load_job({"clock": {"compute": "flop"}})
     with pytest.raises(JobError, match=r"clock\.changes is \[\[1, 2\]\], but must be"):
         load_job({"clock": {"changes": [[1, 2]]}})
+
+
+def test_what_a_step_takes_here_is_measured_once_and_kept() -> None:
+    job = {"population": EQUAL, "model": "mlp", "stop": {"rounds": 1}, "clock": {"compute": "measured"}}
+    first = simulate(job, clock_only=True)
+    kept = first.job.clock.measured_ms
+    assert kept is not None and 0 < kept < 100
+    *_, measured = first
+    *_, plain = simulate({**job, "clock": {"compute": "examples"}}, clock_only=True)
+    # A device of 1,000 ms under `examples` is one of 1,000 / 41 of this machine's.
+    assert measured.now_secs / plain.now_secs == pytest.approx(kept / 41.0, rel=1e-6)
+    *_, again = simulate(first.job, clock_only=True)
+    assert again.now_secs == measured.now_secs
 
 
 def test_watts_make_joules() -> None:

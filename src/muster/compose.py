@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.errors import JobError
+from muster.core.errors import JobError, UserError
 from muster.core.examples import Facts
 from muster.core.memory import peak_rss_bytes
 from muster.core.params import ParamSpec
@@ -21,12 +21,17 @@ from muster.core.state import Limits, ServerState, initial_state
 from muster.core.store import ClientStore
 from muster.core.sums import FixedPointSum, scale_for
 from muster.core.tables import Ids, to_ns
+from muster.core.work import Work
+from muster.data.federated import FederatedData
 from muster.data.store import prepare
+from muster.devices.clocks import TRAIN_FACTOR, Clock
 from muster.devices.world import World
 from muster.job import Job, check_population
 from muster.job.settings import Engine
 from muster.learn.automatic import Automatic
+from muster.learn.calibration import forward_ms
 from muster.learn.crew import Crew, Inline, Recipe
+from muster.learn.learner import Learner
 from muster.learn.learners import choose_engine, make_learner
 from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment
@@ -137,7 +142,7 @@ def compose(
     work = local.work(job.train)
     learner = make_learner(backend, job.model, job.task, data.facts, local, work, asked.gradients)
     chosen = Engine(backend, engine.mode, engine.chunk, learner.gradients, asked.workers, asked.max_worker_mb)
-    job = replace(job, engine=chosen)
+    job = replace(job, engine=chosen, clock=_read_clock(job, learner, data, work))
     spec = learner.spec
     privacy = reckoned(algorithm, population, job.population.dropout, spec)
     travels = spec.num_bytes - 4 * len(spec.places(local.personal(spec)))
@@ -180,7 +185,7 @@ def compose(
             timeline=shown,
             epsilon=None if privacy is None else privacy.epsilon,
         )
-        return Session(job, sim, None, spec, (), data.num_clients, privacy)
+        return Session(job, sim, None, spec, _said_of(job.clock), data.num_clients, privacy)
     clients = ClientStore(store)
     folding = Folding(
         algorithm.combine,
@@ -245,7 +250,8 @@ def compose(
         epsilon=None if privacy is None else privacy.epsilon,
     )
     told = () if privacy is None else (f"privacy: {privacy.why}",)
-    return Session(job, sim, plane, spec, choices + told, data.num_clients, privacy, profiled)
+    said = choices + _said_of(job.clock) + told
+    return Session(job, sim, plane, spec, said, data.num_clients, privacy, profiled)
 
 
 def draw_population(job: Job, num_examples: npt.NDArray[np.int32]) -> Population:
@@ -262,8 +268,27 @@ def _sample_flops(job: Job, facts: Facts) -> float | None:
     local = job.algorithm.local
     try:
         return 6.0 * forward_macs(job.model, job.task, facts) * local.passes * local.repeats
-    except ImportError:  # only torch can count those of models that are not dense
+    except UserError:  # only torch can count those of models that are not dense
         return None
+
+
+def _read_clock(job: Job, learner: Learner, data: FederatedData, work: Work) -> Clock:
+    """The job's clock; what it has to measure on this machine is measured, unless the job says it already."""
+    clock = job.clock
+    if clock.compute != "measured" or clock.measured_ms is not None:
+        return clock
+    initial = learner.initial(job.seed_of("model"))
+    return replace(clock, measured_ms=forward_ms(learner, data, job.algorithm.local, work, initial))
+
+
+def _said_of(clock: Clock) -> tuple[str, ...]:
+    """A line about what was measured."""
+    if clock.measured_ms is None:
+        return ()
+    return (
+        f"clock: training on an example takes {TRAIN_FACTOR * clock.measured_ms:.4g} ms here, as on a device "
+        f"of {clock.host_ms:g} ms",
+    )
 
 
 def _timeline(num_clients: int, job: Job) -> Ids:

@@ -41,11 +41,13 @@ MODEL, CLIENTS, PROFILE = "model.safetensors", "clients", "profile.json"
 class Simulated:
     """A run in progress: iterate over it to get a Record for each version.
 
-    Afterwards `summary` says how it ended, and `model` holds the arrays by name.
+    `job` has what was chosen or measured for it filled in. Afterwards `summary` says how it ended, and
+    `model` holds the arrays by name.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.job = session.job
         self._tally = Tally(target_of(session.job))
         self._begun = False
         self.summary: Summary | None = None

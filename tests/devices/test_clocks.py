@@ -18,7 +18,7 @@ from muster.devices.world import World
 RESNET, ALBERT = 666786.03125, 350886.7421875
 
 
-def world(clock, work=Work(), ms=(10.0,), examples=(45,), size=0, kbps=(1000.0,), macs=0.0, seed=0):
+def world(clock, work=Work(), ms=(10.0,), examples=(45,), size=0, kbps=(1000.0,), macs=300e6, seed=0):
     link = np.array(kbps)
     who = Population(np.array(examples, np.int32), np.array(ms), link, link)
     return World(who, work, size, size, 0.0, seed, clock, macs)
@@ -98,10 +98,23 @@ def test_by_flops_the_reference_model_takes_the_traces_time_and_half_of_it_half(
         assert row["compute"] / SECOND == pytest.approx(secs, rel=1e-6)
 
 
-def test_the_default_does_not_look_at_the_model():
-    assert Clock() == Clock(compute="examples", jitter=0, changes=())
+def test_measured_scales_what_an_example_takes_here_by_how_fast_the_device_is():
+    # 45 examples of 3 x 2 ms here, where the host counts as 41 ms: a device of 82 ms takes twice as long.
+    at = world(Clock("measured", measured_ms=2.0), ms=(41.0, 82.0), examples=(45, 45), kbps=(1e3, 1e3))
+    assert at.timing(tasks(2))["compute"].tolist() == [270_000_000, 540_000_000]
+    slow = world(Clock("measured", host_ms=10.0, measured_ms=2.0))
+    assert slow.timing(tasks(1))["compute"][0] == 270_000_000
+
+
+def test_what_was_measured_belongs_to_the_rule_that_reads_it():
+    with pytest.raises(FieldError, match=r"clock\.measured_ms is 2\.0, but must be null unless .* measured"):
+        Clock("flops", measured_ms=2.0)
+
+
+def test_by_flops_is_the_default_and_by_examples_looks_at_no_model():
+    assert Clock() == Clock(compute="flops", jitter=0, changes=())
     for macs in (1.0, 1e12):
-        assert world(Clock(), macs=macs).timing(tasks(1))["compute"][0] == 1_350_000_000
+        assert world(Clock("examples"), macs=macs).timing(tasks(1))["compute"][0] == 1_350_000_000
 
 
 def test_normals_are_normal_and_keyed():

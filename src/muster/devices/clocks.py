@@ -3,8 +3,9 @@
 A trace knows one number of a device: the milliseconds that one example's forward pass of its own
 reference model takes there. What a task of another model takes is said by one of these rules:
 
-    examples             3 x examples really trained x ms
-    flops                the same x the model's multiply-adds / the reference model's
+    flops                3 x examples really trained x ms x the model's multiply-adds / the reference model's
+    examples             the same without the last factor: every model costs what the reference model does
+    measured             3 x examples really trained x what an example took on this machine x ms / host's ms
     fedscale             3 x batch size x steps x ms, as FedScale has it (F. Lai et al., ICML 2022)
     fedscale_lognormal   5 ms x batch size x steps x a lognormal draw, its variant without a trace
 
@@ -14,7 +15,7 @@ reference model takes there. What a task of another model takes is said by one o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +33,27 @@ REFERENCE_MACS = 300e6
 """Multiply-adds of one example's forward pass of the trace's model, of MobileNet's class (MobileNetV2: 300
 million; M. Sandler et al., CVPR 2018)."""
 
+HOST_MS = 41.0
+"""Milliseconds per example of FedScale's median phone, which this machine is taken for by default."""
+
 Floats = npt.NDArray[np.float64]
+Rule: TypeAlias = Literal["flops", "examples", "measured", "fedscale", "fedscale_lognormal"]
 
 
 @dataclass(frozen=True)
 class Clock(Part):
     """How a task's computing time follows from its device and its work."""
 
-    compute: Literal["examples", "flops", "fedscale", "fedscale_lognormal"] = "examples"
-    """`examples`: by examples really trained; `flops`: by the model's cost too; `fedscale`: by its formula;
+    compute: Rule = "flops"
+    """`flops`: by examples really trained and the model's multiply-adds; `examples`: by examples alone;
+    `measured`: by what an example takes on this machine; `fedscale`: by its formula;
     `fedscale_lognormal`: by chance."""
+    host_ms: float = HOST_MS
+    """Under `measured`: the milliseconds per example, as the population counts them, of a device that is as
+    fast as this machine."""
+    measured_ms: float | None = None
+    """Under `measured`: milliseconds of one example's forward pass of the job's model on this machine, a
+    third of what training on it takes; default: measured when the run begins, and written to its job.yml."""
     jitter: float = 0.0
     """Sigma of a lognormal factor of mean 1 on each task's computing time; 0 is none, 0.6 a long tail."""
     changes: tuple[tuple[float, float, float], ...] = ()
@@ -60,7 +72,13 @@ class Clock(Part):
     """What asking the server whether to go on takes a client (ESync): half there, half back."""
 
     def __post_init__(self) -> None:
-        self.check_choice("compute", ("examples", "flops", "fedscale", "fedscale_lognormal"))
+        self.check_choice("compute", get_args(Rule))
+        self.check_number("host_ms", above=0, at_most=1e9)
+        self.check_number("measured_ms", above=0, at_most=1e9)
+        if self.measured_ms is not None and self.compute != "measured":
+            raise FieldError(
+                "clock", "measured_ms", self.measured_ms, "null unless clock.compute is measured"
+            )
         self.check_number("jitter", at_least=0, at_most=3)
         self.check_number("server_down_kbps", above=0)
         self.check_number("server_up_kbps", above=0)
@@ -128,6 +146,9 @@ class Clock(Part):
         secs = np.where(measures, num_examples, forward) * ms_per_example / 1000.0
         if self.compute == "flops":
             secs = secs * (macs / REFERENCE_MACS)
+        elif self.compute == "measured":
+            assert self.measured_ms is not None, "measured before anything is timed"
+            secs = secs * (self.measured_ms / self.host_ms)
         return np.asarray(secs * factor, np.float64)
 
     def _factor(self, tasks: Table, seed: int) -> Floats | float:

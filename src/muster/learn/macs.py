@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from muster.core.errors import UserError
 from muster.core.examples import Facts
 from muster.models.dense import Dense
 from muster.models.model import Model
@@ -20,8 +21,14 @@ def forward_macs(model: Model, task: Task, facts: Facts) -> float:
     """
     if isinstance(model, Dense):
         return float(sum(ins * outs for ins, outs in model.layers(facts)))
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    try:
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+    except ImportError:
+        raise UserError(
+            f"clock.compute flops counts the multiply-adds of model {model.part_name()} with torch, which is "
+            "not installed: pip install 'muster-fl[torch]', or set clock.compute to examples"
+        ) from None
 
     from .torch_module import build
 
@@ -34,6 +41,11 @@ def forward_macs(model: Model, task: Task, facts: Facts) -> float:
     try:
         with torch.no_grad(), counter:
             module(blank)
+    except NotImplementedError as error:  # an operation of the user's that the counter cannot run
+        raise UserError(
+            f"the multiply-adds of model {model.part_name()} cannot be counted ({error}); "
+            "set clock.compute to examples"
+        ) from error
     finally:
         mkldnn.enabled = before
     return float(counter.get_total_flops()) / 2
