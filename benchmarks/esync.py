@@ -46,7 +46,7 @@ def job(name: str, split: str, target: float, hours: float) -> dict[str, Any]:
         "model": "mlp",
         "algorithm": {"name": name, "pace": PACES[name], "local": {"lr": 0.05}},
         "population": {"name": "silo", "ratio": 150.0, "fastest_ms": 0.24, "kbps": KBPS},
-        "clock": {"server_down_kbps": KBPS, "server_up_kbps": KBPS},
+        "clock": {"compute": "examples", "server_down_kbps": KBPS, "server_up_kbps": KBPS},
         "train": {"epochs": 1, "batch_size": 32},
         "stop": {
             "rounds": 200_000,
@@ -109,6 +109,7 @@ def four(name: str) -> dict[str, Any]:
         "model": "logistic",
         "algorithm": {"name": name, "pace": pace},
         "population": {"name": "silo", "ratio": 8.0, "fastest_ms": 1000 / 60, "kbps": 20.8},
+        "clock": {"compute": "examples"},
         "train": {"batch_size": 20},
         "stop": {"rounds": 3},
         "engine": {"backend": "numpy"},

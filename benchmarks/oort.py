@@ -86,6 +86,7 @@ def curve(algorithm: dict[str, Any], select: dict[str, Any], setting: str, seed:
         "data": FashionMNIST(partition=OpenImage()),
         "model": "mlp",
         "population": {"name": "mobile", "availability": availability},
+        "clock": {"compute": "examples"},  # the MLP stands in for a model of the size of the trace's
         "algorithm": {**algorithm, "pace": {"cohort": 20, "over_commit": 1.3}, "select": select},
         "train": train,
         "engine": {"workers": 1},
