@@ -17,10 +17,10 @@ from muster.core.memory import peak_rss_bytes
 from muster.core.params import ParamSpec
 from muster.core.population import Population
 from muster.core.randomness import rng
-from muster.core.state import Limits, ServerState, initial_state
+from muster.core.state import ServerState, initial_state
 from muster.core.store import ClientStore
 from muster.core.sums import FixedPointSum, scale_for
-from muster.core.tables import Ids, to_ns
+from muster.core.tables import Ids
 from muster.core.work import Work
 from muster.data.federated import FederatedData
 from muster.data.store import prepare
@@ -160,12 +160,11 @@ def compose(
     )
     timed = watched(world, watch, outcomes="world", present="world", num_online="world", timing="world")
     link, power = _server_link(job, world), _power(job)
-    virtual = None if job.stop.virtual_secs is None else to_ns(job.stop.virtual_secs)
     if algorithm.select.foresees:
         population = replace(population, task_secs=world.expected_secs())
     if algorithm.pace.foresees:
         population = replace(population, foreseen=world.foreseen())
-    state = initial_state(algorithm, population, Limits(job.stop.rounds, virtual, job.track.evaluate_every))
+    state = initial_state(algorithm, population, job.limits)
     target = job.stop.target
     outside = Outside(job.stop.wall_secs, target.metric if target else "", target.value if target else None)
     shown = _timeline(data.num_clients, job)

@@ -15,7 +15,7 @@ from muster.core.algorithm import Select
 from muster.core.errors import UserError
 from muster.core.population import Everyone, Population
 from muster.core.randomness import rng
-from muster.core.state import Limits, initial_state, save_state
+from muster.core.state import Limits, initial_state, load_state, save_state
 from muster.core.step import appetite, end, step
 from muster.core.tables import EVENT, REPORT, SECOND, Events, Kind, Reason, frozen, rows, to_ns
 
@@ -625,3 +625,55 @@ def test_a_select_may_not_draw_who_is_at_work():
     lost = rows(EVENT, 1, now=SECOND, kind=Kind.LEFT, client=4, ticket=-1)
     with pytest.raises(UserError, match="at work"):
         step(algorithm, 0, state, Events(lost), Everyone(5, SECOND))
+
+
+def resting(secs, **limits):
+    return Limits(rest_ns=to_ns(secs), **limits)
+
+
+def test_who_has_had_a_task_rests_from_its_end_on_whatever_became_of_it():
+    """Client 0 arrives at 3 s and rests until 13, 1 is lost at 4 (14), 2 is too late at 5 (15)."""
+    server = Server(sync(cohort=1, over_commit=3.0, min_start=1), limits=resting(10))
+    assert server.start() == [("train", {0: 0, 1: 1, 2: 2})]
+    assert server.lost(4, 1) == []
+    told = server.arrived(5, 0)
+    assert told == [("accept", [0], [0]), ("discard", [2], "late"), ("advance", 1)]
+    assert server.advanced() == [("evaluate", 1), ("train", {3: 3, 4: 4, 5: 5})]
+    assert server.arrived(6, 4)[-1] == ("advance", 2)
+    # All six rest: the first to be there again is client 1, at 14 s.
+    assert server.advanced() == [("evaluate", 2), ("wake", 14)]
+    assert server.woke(14) == [("train", {6: 1})]
+    assert [row["attempt"] for row in server.state.tasks] == [1]
+
+
+def test_a_round_waits_until_enough_have_rested():
+    server = Server(sync(cohort=2), num_clients=3, limits=resting(10))
+    assert server.start() == [("train", {0: 0, 1: 1})]
+    assert server.arrived(1, 0) == []
+    assert server.arrived(2, 1)[-1] == ("advance", 1)
+    assert server.advanced() == [("evaluate", 1), ("wake", 11)], "client 2 alone is not enough"
+    assert server.woke(11) == [("train", {2: 0, 3: 2})]
+
+
+def test_an_arrival_told_in_a_batch_rests_from_its_own_instant_and_once():
+    server = Server(sync(cohort=2), num_clients=2, limits=resting(10))
+    server.start()
+    server.rows((1, "arrived", 0), (2, "arrived", 0), (2, "arrived", 1))
+    assert server.state.rests.tolist() == [(0, 11 * SECOND), (1, 12 * SECOND)]
+
+
+def test_asynchronous_work_goes_to_who_has_rested():
+    server = Server(buffered(concurrency=2, size=2), num_clients=3, limits=resting(10))
+    assert server.start() == [("train", {0: 0, 1: 1})]
+    assert server.arrived(1, 0) == [("accept", [0], [0]), ("train", {2: 2})]
+    assert server.arrived(2, 2)[-1] == ("advance", 1)
+    assert server.advanced() == [("evaluate", 1), ("wake", 11)], "1 works, 0 and 2 rest"
+    assert server.woke(11) == [("train", {3: 0})]
+
+
+def test_who_rests_is_saved():
+    server = Server(sync(cohort=2), num_clients=4, limits=resting(10))
+    server.start()
+    server.rows((1, "arrived", 0), (2, "arrived", 1))
+    assert bits(load_state(*save_state(server.state))) == bits(server.state)
+    assert load_state(*save_state(server.state)).rests.tolist() == server.state.rests.tolist()

@@ -204,6 +204,13 @@ def test_law_13_where_clients_come_and_go_or_are_equal(name, world, kbps):
     assert_cutting_changes_nothing(small(name), world, kbps=kbps)
 
 
+@every_algorithm
+def test_law_13_where_clients_rest_between_their_tasks(name):
+    world = ToyWorld(duration=keyed(3, 0.5, 4), loss=at_times(0.2, 3, SECOND))
+    limits = Limits(rounds=4, virtual_ns=4000 * SECOND, rest_ns=3 * SECOND)
+    assert_cutting_changes_nothing(small(name), world, limits=limits)
+
+
 class Dwindling(ToyWorld):
     """Three clients report once, and all other tasks are lost, one after another."""
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .algorithm import Algorithm, State
 from .errors import UserError
 from .population import Population
+from .rests import NOBODY, REST
 from .tables import TASK, Ids, Table, frozen, rows
 
 
@@ -65,6 +66,8 @@ class Limits:
     """Instant at which the run ends, whatever is out."""
     evaluate_every: int = 1
     """Evaluate every so many versions, and always the last one."""
+    rest_ns: int = 0
+    """Whose task has ended is not asked for so long."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class ServerState:
     tally: Tally
     select: State
     pace: State
+    rests: Table = field(default_factory=lambda: NOBODY)
+    """REST rows: who is not to be asked before when."""
     limits: Limits = field(default_factory=Limits)
     now_ns: int = 0
     version: int = 0
@@ -166,6 +171,8 @@ def save_state(state: ServerState) -> tuple[dict[str, Any], dict[str, npt.NDArra
         value = getattr(state, f.name)
         if f.name == "tasks":
             columns |= {f"tasks.{name}": np.ascontiguousarray(value[name]) for name in TASK.names or ()}
+        elif f.name == "rests":
+            columns |= {f"rests.{name}": np.ascontiguousarray(value[name]) for name in REST.names or ()}
         elif f.name == "tally":
             columns["tally"] = value.counts()
         elif f.name == "limits":
@@ -184,6 +191,9 @@ def load_state(scalars: Mapping[str, Any], columns: Mapping[str, npt.NDArray[Any
     tasks = rows(TASK, len(columns["tasks.ticket"]))
     for name in TASK.names or ():
         tasks[name] = columns[f"tasks.{name}"]
+    rests = rows(REST, len(columns["rests.until"]))
+    for name in REST.names or ():
+        rests[name] = columns[f"rests.{name}"]
     parts = {
         part: {
             **scalars[part],
@@ -201,6 +211,7 @@ def load_state(scalars: Mapping[str, Any], columns: Mapping[str, npt.NDArray[Any
         tally=Tally(frozen(np.array(columns["tally"], np.int32)), np.zeros(0, np.int64)),
         select=parts["select"],
         pace=parts["pace"],
+        rests=frozen(rests),
         limits=Limits(**scalars["limits"]),
         **plain,
     )

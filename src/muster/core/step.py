@@ -17,6 +17,7 @@ from .algorithm import Algorithm, Plan, Select, View
 from .errors import UserError
 from .population import Candidates, Free, FreeInTurn, Turns, repeats, within
 from .randomness import Rekeyed, rng
+from .rests import next_end, rested, resting, tasks_ended
 from .state import ServerState
 from .tables import (
     EVENT,
@@ -78,7 +79,8 @@ def appetite(algorithm: Algorithm, state: ServerState) -> Appetite:
     """
     tasks, asked = _apart(algorithm.select, state.tasks)
     wanted = algorithm.pace.appetite(state.pace, tasks)
-    together = wanted.together if state.hold_ns is None and algorithm.select.draws_in_turn else 1
+    one_by_one = state.hold_ns is not None or state.limits.rest_ns or not algorithm.select.draws_in_turn
+    together = 1 if one_by_one else wanted.together
     wanted = replace(wanted, num_losses=_most_lost(state) - state.num_lost, together=together)
     if not (num_asked := np.count_nonzero(~asked["arrived"])) or wanted.whole_instant:
         return wanted
@@ -114,7 +116,10 @@ def step(
     if kind == Kind.WOKE and int(events.table["ticket"][0]) != state.timer:
         return state.but(now_ns=now), []
     waited = len(_apart(algorithm.select, state.tasks)[1]) > 0
+    before = state.tasks
     state, progress, num_lost, given_up = _book(state, events.table)
+    if state.limits.rest_ns:
+        state = _rest(state, *tasks_ended(before, events.table))
     if given_up:
         return end(state, "stalled", given_up)
     tasks, asked = _apart(algorithm.select, state.tasks)
@@ -310,6 +315,9 @@ def _decide(state: ServerState, plan: Plan) -> tuple[ServerState, list[Command]]
         commands.append(Accept(frozen(plan.accept), frozen(staleness), frozen(took / SECOND)))
     if len(plan.discard):
         commands.append(Discard(frozen(plan.discard), plan.reason))
+        if state.limits.rest_ns:
+            late = taken(state.tasks, state.tasks["ticket"].searchsorted(plan.discard))
+            state = _rest(state, late["client"][~late["arrived"]], state.now_ns)
     if len(plan.go_on) or len(plan.finish):
         state, told = _answer(state, plan)
         commands += told
@@ -350,14 +358,15 @@ def _send(
     `ask`: the select may have clients asked first; then nobody is drawn yet.
     """
     busy = _busy(state.tasks)
-    free = Free(present, busy)
+    withheld = _withheld(state, busy)
+    free = Free(present, withheld)
     drawn = free.among(plan.named)[: plan.send] if len(plan.named) else plan.named
     if (wanted := plan.send - len(drawn)) > 0:
         if len(plan.named) or len(plan.spared):
-            free = Free(present, np.unique(np.concatenate([busy, plan.named, plan.spared])))
+            free = Free(present, np.unique(np.concatenate([withheld, plan.named, plan.spared])))
         select, can_start = algorithm.select, True
         if select.asks and ask:
-            can_start = Free(present, busy).when(plan.min_start) == state.now_ns
+            can_start = Free(present, withheld).when(plan.min_start) == state.now_ns
             question = rng(seed, "ask", state.num_draws)
             asked = select.ask(state.select, wanted, free, question) if can_start else busy[:0]
             if len(asked := _held(select, "ask", asked, free.num_clients, free)):
@@ -382,7 +391,7 @@ def _send(
             state = state.but(deadline_ns=state.now_ns + plan.wake_after_ns)
         commands.append(Train(tasks))
     if len(clients) == 0 or (short and plan.top_up):
-        when = Free(present, _busy(state.tasks)).when(plan.min_start)
+        when = _more_at(state, plan, present)
         if when is not None and when > state.now_ns:
             state = state.but(retry_ns=when)
         elif len(state.tasks) == 0:
@@ -461,6 +470,24 @@ def _held(select: Select, method: str, drawn: object, k: int, free: Free) -> Ids
 def _busy(tasks: Table) -> Ids:
     """The clients that are at work."""
     return np.asarray(tasks["client"][~tasks["arrived"]], np.int64)
+
+
+def _withheld(state: ServerState, busy: Ids) -> Ids:
+    """The clients that get no work now: those at work, and those that rest."""
+    return np.union1d(busy, resting(state.rests, state.now_ns)) if len(state.rests) else busy
+
+
+def _rest(state: ServerState, clients: Ids, ended_ns: Ids | int) -> ServerState:
+    """Has clients rest, whose tasks have ended."""
+    return state.but(rests=rested(state.rests, clients, ended_ns, state.limits.rest_ns, state.now_ns))
+
+
+def _more_at(state: ServerState, plan: Plan, present: Candidates) -> int | None:
+    """When (ns) to try again: when so many are free, or the next one has rested; None: never."""
+    when = Free(present, _withheld(state, _busy(state.tasks))).when(plan.min_start)
+    if when == state.now_ns or (end_of_rest := next_end(state.rests, state.now_ns)) is None:
+        return when
+    return end_of_rest if when is None else min(when, end_of_rest)
 
 
 def _clear_timers(state: ServerState) -> ServerState:

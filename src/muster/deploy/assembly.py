@@ -18,10 +18,9 @@ from muster.compose import SPILL, draw_population
 from muster.core.errors import JobError, RunFolderError
 from muster.core.params import ParamSpec
 from muster.core.record import Record
-from muster.core.state import Limits, initial_state
+from muster.core.state import initial_state
 from muster.core.store import ClientStore
 from muster.core.sums import FixedPointSum, scale_for
-from muster.core.tables import to_ns
 from muster.data.federated import FederatedData
 from muster.job import Job
 from muster.learn.plane import DataPlane, load_moment, save_moment
@@ -143,8 +142,7 @@ def assemble(
     arrived: dict[int, Entry] = {}
     crew = Received(Trainer(Elsewhere(spec), data, folding, total), spool, route, arrived, examine)
     plane = DataPlane(algorithm, spec, crew, clients, population, folding, start.initial)
-    virtual = None if job.stop.virtual_secs is None else to_ns(job.stop.virtual_secs)
-    state = initial_state(algorithm, population, Limits(job.stop.rounds, virtual, job.track.evaluate_every))
+    state = initial_state(algorithm, population, job.limits)
     roster = Roster(data.num_clients, data.client_names, _secret(folder), deploy.quarantine_after)
     records: list[Record] = []
     notes: list[Note] = []

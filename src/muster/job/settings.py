@@ -9,6 +9,8 @@ from typing import Literal
 from muster.core.algorithm import Algorithm
 from muster.core.errors import FieldError
 from muster.core.part import Part
+from muster.core.state import Limits
+from muster.core.tables import to_ns
 from muster.core.work import Work
 from muster.data.dataset import DataSet
 from muster.devices.clocks import Clock
@@ -115,6 +117,17 @@ class Track(Part):
 
 
 @dataclass(frozen=True)
+class Participation(Part):
+    """How often a client may be asked."""
+
+    rest_secs: float = 0.0
+    """Whose task has ended, whatever became of it, gets no other one for so long."""
+
+    def __post_init__(self) -> None:
+        self.check_number("rest_secs", at_least=0, at_most=1e9)
+
+
+@dataclass(frozen=True)
 class Seeds(Part):
     """Seeds of single streams of randomness, for who wants one thing varied; default: the job's `seed`."""
 
@@ -173,13 +186,26 @@ class Job(Part):
     attack: Attack | None = None
     """What a share of the clients does instead of what it should, to test defences with; null: nothing."""
 
+    participation: Participation = field(default_factory=Participation)
+    """How often a client may be asked."""
+    deploy: Deploy = field(default_factory=Deploy)
+    """Time-outs and limits of a deployment; simulations do not look at it."""
+
+    @property
+    def limits(self) -> Limits:
+        """What the server must know of `stop`, `track` and `participation`."""
+        stop, virtual = self.stop, self.stop.virtual_secs
+        return Limits(
+            stop.rounds,
+            None if virtual is None else to_ns(virtual),
+            self.track.evaluate_every,
+            to_ns(self.participation.rest_secs),
+        )
+
     def seed_of(self, stream: str) -> int:
         """The seed of a stream, one of the fields of `Seeds`."""
         own: int | None = getattr(self.seeds, stream)
         return self.seed if own is None else own
-
-    deploy: Deploy = field(default_factory=Deploy)
-    """Time-outs and limits of a deployment; simulations do not look at it."""
 
     def __post_init__(self) -> None:
         self.check_number("seed", at_least=0)
