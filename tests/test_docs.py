@@ -41,7 +41,7 @@ def results(code: str) -> list[tuple[str, list[str], str]]:
         if isinstance(value, ast.Call) and ast.unparse(value.func) == "print":
             value = ast.Tuple(value.args, ast.Load())
         expression = ast.fix_missing_locations(ast.Expression(value))
-        found.append((line, shown(line), repr(eval(compile(expression, "<page>", "eval"), names))))
+        found.append((line, shown(line), repr(eval(compile(expression, "<page>", "eval"), names))))  # noqa: S307  our own page
     return found
 
 
