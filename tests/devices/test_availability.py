@@ -200,3 +200,28 @@ def test_periods_too_long_for_one_axis_are_searched_to_the_nanosecond():
     assert intervals.online(rows, at).tolist() == [int(t) in (5, 7, 9, late, late + 2) for t in at]
     following = np.tile(np.array([5, 5, 5, 7, 7, 9, 9, late, late, late, late + 2, late + 2]), 4)
     assert intervals.next_online(rows, at).tolist() == following.tolist()
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 10)).filter(lambda p: p[0] <= p[1]), max_size=4)
+
+
+@steady
+@given(st.lists(st.lists(PAIRS, min_size=2, max_size=2), min_size=1, max_size=3))
+def test_all_of_is_where_each_is(several):
+    """Up to three conditions over two traces of period 10, against instant by instant."""
+    period = ids(10, 10)
+    told = []
+    for sets in several:
+        flat = [(r, a, b) for r, pairs in enumerate(sets) for a, b in pairs]
+        told.append(Intervals.joined(*(np.array([f[i] for f in flat], np.int64) for i in range(3)), period))
+    both = Intervals.all_of(told)
+    for trace in (0, 1):
+        at = np.arange(10)
+        expected = np.all([one.online(np.full(10, trace), at) for one in told], axis=0)
+        assert both.online(np.full(10, trace), at).tolist() == expected.tolist()
+
+
+def test_all_of_needs_the_same_traces():
+    one = Intervals(ids(0), ids(1), ids(0, 1), ids(10))
+    with pytest.raises(DataError, match="same traces and periods"):
+        Intervals.all_of([one, Intervals(ids(0), ids(1), ids(0, 1), ids(12))])

@@ -173,3 +173,42 @@ def test_published_rows_of_fedscales_clock_through_a_file(tmp_path):
             assert (row["down"] + row["up"]) / SECOND == pytest.approx(link, rel=1e-9)
             tried += 1
     assert tried == 7
+
+
+CONDITIONS = """trace,start_secs,end_secs,period_secs,condition
+a,0,10,100,charging
+a,5,20,100,wifi
+b,0,10,100,charging
+b,40,50,100,wifi
+"""
+"""a charges and has WiFi from 5 to 10 s; b never at once."""
+
+
+def test_a_client_is_there_when_all_conditions_hold(tmp_path):
+    (tmp_path / "a.csv").write_text(CONDITIONS)
+    import_traces([tmp_path / "a.csv"], tmp_path / "out")
+    seconds = np.arange(100)
+
+    def there(*conditions):
+        population = Imported(str(tmp_path / "out"), conditions=conditions).draw(sizes(2), 0)
+        online = [population.availability.online(np.full(100, c), seconds * SECOND) for c in (0, 1)]
+        return sorted((np.flatnonzero(one).tolist() for one in online), key=len)
+
+    assert there() == there("charging", "wifi") == there("wifi", "charging") == [[], [5, 6, 7, 8, 9, 10]]
+    assert there("charging") == [list(range(11))] * 2
+    assert there("wifi") == [list(range(40, 51)), list(range(5, 21))]
+
+
+def test_conditions_that_a_folder_does_not_tell_are_refused(tmp_path, folder):
+    (tmp_path / "a.csv").write_text(CONDITIONS)
+    import_traces([tmp_path / "a.csv"], tmp_path / "out")
+    with pytest.raises(FieldError, match=r"\['idle'\], but must be some of charging, wifi"):
+        Imported(str(tmp_path / "out"), conditions=("idle",)).draw(sizes(2), 0)
+    with pytest.raises(FieldError, match="empty: these traces tell no conditions"):
+        Imported(folder, conditions=("charging",)).draw(sizes(2), 0)
+
+
+def test_a_condition_without_a_name_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text(CONDITIONS.replace("50,100,wifi", "50,100,Wi Fi"))
+    with pytest.raises(DataError, match="condition in row 5 is 'Wi Fi', but must be a name like charging"):
+        import_traces([tmp_path / "a.csv"], tmp_path / "out")

@@ -7,6 +7,7 @@ column of clients; none loops over them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -167,6 +168,29 @@ class Intervals:
         offsets = np.zeros(len(period) + 1, np.int64)
         np.cumsum(np.bincount(trace[first], minlength=len(period)), out=offsets[1:])
         return cls(frozen(starts[first]), frozen(latest[last]), frozen(offsets), period)
+
+    @classmethod
+    def all_of(cls, several: Sequence[Intervals]) -> Intervals:
+        """The instants at which each of `several` is online, trace by trace.
+
+        Raises:
+            DataError: They are not of the same traces.
+
+        """
+        period = several[0].period
+        if any(not np.array_equal(one.period, period) for one in several):
+            raise DataError("intervals: those that must all hold need the same traces and periods")
+        trace = np.concatenate([np.repeat(np.arange(len(period)), np.diff(i.offsets)) for i in several])
+        pairs = ((one.starts, one.ends + 1) for one in several)
+        begins, gone = (np.concatenate(list(column)) for column in zip(*pairs, strict=True))
+        traces, at = np.tile(trace, 2), np.concatenate([begins, gone])
+        change = np.repeat([1, -1], len(trace))
+        order = np.lexsort((at, traces))
+        traces, at = traces[order], at[order]
+        num_held = np.cumsum(change[order])[:-1]  # 0 where the next trace begins
+        held = num_held == len(several)
+        lasts = held & (traces[1:] == traces[:-1]) & (at[1:] > at[:-1])
+        return cls.joined(traces[:-1][lasts], at[:-1][lasts], at[1:][lasts] - 1, period)
 
     @property
     def num_traces(self) -> int:

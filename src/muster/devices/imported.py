@@ -18,7 +18,7 @@ from .availability import Availability, Intervals
 from .devices import Devices
 from .links import Links, Series
 from .mobile import Mobile
-from .trace_folder import num_rows, open_traces
+from .trace_folder import INTERVALS, Arrays, conditions, num_rows, open_traces
 
 LEAST_SHARE = 0.1
 """A link drawn from a normal distribution has at least this share of its mean speed."""
@@ -36,6 +36,9 @@ class Imported(Devices):
     join: Literal["independent", "by_row", "by_rank"] = "independent"
     """`independent`: compute, link and availability of a client are drawn apart; `by_row`: they are of
     one row of the traces; `by_rank`: so, and the fastest device drawn goes to the client of most data."""
+    conditions: tuple[str, ...] = ()
+    """Where availability is told by condition (charging, wifi, ...): those that must hold for a client to be
+    there; default: all that the folder has."""
     dropout: float = 0.0
     """Chance that a task is lost, besides those of clients that go offline."""
 
@@ -78,10 +81,9 @@ class Imported(Devices):
             secs = rng(seed, "imported link", 2).integers(0, np.diff(series.offsets)[down])
             columns["links"] = Links(series, down, up, SECOND * secs)
         if "availability" in chosen:
-            traces = (arrays[name].astype(np.int64) for name in ("starts", "ends", "offsets", "period"))
             shift = np.zeros(len(num_examples), np.int64)
             row = chosen["availability"].astype(np.int32)
-            columns["availability"] = Availability(Intervals(*traces), row, shift)
+            columns["availability"] = Availability(self._intervals(arrays), row, shift)
         known = {field.name for field in fields(Population)}
         phones = None
         for name in ("ms_per_example", "down_kbps", "up_kbps"):
@@ -89,6 +91,24 @@ class Imported(Devices):
                 phones = phones or Mobile().draw(num_examples, seed)
                 columns[name] = getattr(phones, name)
         return Population(num_examples, **{name: column for name, column in columns.items() if name in known})
+
+    def _intervals(self, arrays: Arrays) -> Intervals:
+        """When each trace is there.
+
+        Raises:
+            FieldError: A condition is asked for that the folder does not have.
+
+        """
+        known = conditions(arrays)
+        for condition in self.conditions:
+            if condition not in known:
+                allowed = f"some of {', '.join(known)}" if known else "empty: these traces tell no conditions"
+                raise FieldError("imported", "conditions", list(self.conditions), allowed)
+        period = arrays["period"].astype(np.int64)
+        parts = [f"{name}." for name in self.conditions or known] or [""]
+        told = ([arrays[part + name].astype(np.int64) for name in INTERVALS] for part in parts)
+        found = [Intervals(starts, ends, offsets, period) for starts, ends, offsets in told]
+        return found[0] if len(found) == 1 else Intervals.all_of(found)
 
     def _rows(
         self, rows: dict[str, int], arrays: Any, num_examples: npt.NDArray[np.int32], seed: int

@@ -29,7 +29,7 @@ from muster.core.tables import SECOND
 
 from .availability import Intervals
 from .plain_pickle import MAX_BYTES, read_plain_pickle
-from .trace_folder import TABLES, Arrays, write_traces
+from .trace_folder import CONDITION, INTERVALS, TABLES, Arrays, conditions, write_traces
 
 Floats = npt.NDArray[np.float64]
 
@@ -83,6 +83,7 @@ def import_traces(files: Sequence[Path], out: Path, kind: str = "auto") -> dict[
             raise UserError("mahimahi links and another file both bring link speeds; import them apart")
         arrays |= _links(links)
     known = [name for names in TABLES.values() for name in names]
+    known += [f"{condition}.{name}" for condition in conditions(arrays) for name in INTERVALS]
     return write_traces(out, {name: arrays[name] for name in known if name in arrays}, sources)
 
 
@@ -324,7 +325,10 @@ def _table(name: str, cells: Mapping[str, list[Any]]) -> Arrays:
         if (periods[trace] != period).any():
             wrong = ids[trace[int(np.argmax(periods[trace] != period))]]
             raise DataError(f"{name}: period_secs of trace {wrong} must be the same in all its rows")
-        return _intervals(name, np.asarray(trace, np.int64), start, end, periods)
+        trace = np.asarray(trace, np.int64)
+        if "condition" in columns:
+            return _conditions(name, [str(cell) for cell in columns["condition"]], trace, start, end, periods)
+        return _intervals(name, trace, start, end, periods)
     found = {column: _cells(name, column, columns[column]) for column in DEVICE_COLUMNS if column in columns}
     if not found.keys() & {"ms_per_example", "down_kbps", "up_kbps"}:
         hint = "".join(nearest(column, DEVICE_COLUMNS) for column in list(columns)[:1])
@@ -400,6 +404,25 @@ def _intervals(name: str, trace: npt.NDArray[np.int64], start: Floats, end: Floa
         "offsets": joined.offsets,
         "period": joined.period,
     }
+
+
+def _conditions(
+    name: str, named: list[str], trace: npt.NDArray[np.int64], start: Floats, end: Floats, period: Floats
+) -> Arrays:
+    """The intervals of each condition apart, over the same traces."""
+    wrong = next((i for i, condition in enumerate(named) if not CONDITION.fullmatch(condition)), None)
+    if wrong is not None:
+        raise DataError(
+            f"{name}: condition in row {wrong + 2} is {named[wrong]!r}, but must be a name like charging "
+            "or wifi: small letters, digits and _"
+        )
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for condition in sorted(set(named)):
+        own = np.array([other == condition for other in named])
+        found = _intervals(name, trace[own], start[own], end[own], period)
+        arrays |= {f"{condition}.{part}": found[part] for part in INTERVALS}
+        arrays["period"] = found["period"]
+    return arrays
 
 
 READERS: Mapping[str, Callable[[str, bytes], Arrays]] = {

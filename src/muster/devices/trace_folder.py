@@ -7,7 +7,8 @@ Up to four tables, which need not have the same number of rows:
                    normal distribution
     link_series    kbps f64[S], mean speed in each second, the series one after the other;
                    kbps_offsets i64[M+1]; series_down, series_up i64[N], the series of each link's ways
-    availability   starts, ends i64[M] ns, offsets i64[N+1], period i64[N] ns; see `Intervals`
+    availability   starts, ends i64[M] ns, offsets i64[N+1], period i64[N] ns; see `Intervals`; or, where
+                   rows are of conditions, `charging.starts` and so on for each, and one period
 
 Numbers keep all digits of their source. The folder is written aside and renamed when whole.
 """
@@ -18,9 +19,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -45,6 +47,18 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 """The arrays of each table."""
 
 _COUNTED = {"compute": "ms_per_example", "link": "down_kbps", "availability": "period"}
+
+
+CONDITION = re.compile(r"[a-z][a-z0-9_]{0,39}")
+"""What a condition may be called."""
+INTERVALS = ("starts", "ends", "offsets")
+"""The arrays of availability that each condition has of its own."""
+
+
+def conditions(arrays: Iterable[str]) -> list[str]:
+    """The conditions of a folder with these arrays, in order of their names."""
+    named = (name.rpartition(".") for name in arrays)
+    return sorted({condition for condition, _, array in named if condition and array == "starts"})
 
 
 def num_rows(arrays: Arrays) -> dict[str, int]:
