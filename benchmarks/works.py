@@ -11,19 +11,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from marked import write_between
+from one_run import once
 
 HERE = Path(__file__).resolve().parent
 MUSTER, BARE = str(HERE / "peers/peer_muster.py"), str(HERE / "bare.py")
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-}
 
 
 def ways(work: str) -> dict[str, list[str]]:
@@ -38,19 +34,6 @@ def ways(work: str) -> dict[str, list[str]]:
     return found
 
 
-def once(command: list[str], rounds: int | None) -> dict[str, Any]:
-    """One run's figures."""
-    more = ["--rounds", str(rounds)] if rounds else []
-    done = subprocess.run(
-        [sys.executable, *command, *more],
-        env={**os.environ, **ONE_THREAD},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def table(works: list[str], rounds: int | None, times: int) -> str:
     """Medians, and medians of the ratios run by run."""
     lines = [
@@ -61,7 +44,8 @@ def table(works: list[str], rounds: int | None, times: int) -> str:
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways(work)}
         for _ in range(times):
             for name, command in ways(work).items():
-                found[name].append(once(command, rounds))
+                more = ["--rounds", str(rounds)] if rounds else []
+                found[name].append(once([sys.executable, *command, *more]))
         first = next(iter(found.values()))
         for name, runs in found.items():
             told = [work, name]

@@ -1,25 +1,15 @@
 """The benchmarks of the engine run, on a work that is cut to a few clients: that, not how fast."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+from worlds.scripts import loaded
 
 
 @pytest.fixture(scope="module")
 def bare():
     pytest.importorskip("torch")
-    before = list(sys.path)
-    sys.path.insert(0, str(FOLDER / "peers"))
-    spec = importlib.util.spec_from_file_location("bare", FOLDER / "bare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path[:] = before
+    return loaded("bare")
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +32,6 @@ def test_bare_loops_run(bare, tiny, way):
         pytest.importorskip("jax")
     train = bare.WAYS[way]("B", tiny)
     assert train([0, 1]) == train([1, 2]) == 0.0
-
-
-def loaded(name):
-    """A benchmark as a module; what it imports from its folder is found while it is loaded."""
-    before = list(sys.path)
-    sys.path[:0] = [str(FOLDER), str(FOLDER / "peers")]
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module
 
 
 def test_a_million_clients_cut_to_two_hundred(tmp_path, monkeypatch):
