@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from worlds.scripts import loaded
+from worlds.scripts import FOLDER, loaded
 
 
 @pytest.fixture(scope="module")
 def bare():
     pytest.importorskip("torch")
-    return loaded("bare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER / "peers")  # its models are imported when a way is prepared
+        yield loaded("bare")
 
 
 @pytest.fixture(scope="module")
