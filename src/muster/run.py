@@ -339,6 +339,8 @@ def _summary(session: Session, tally: Tally, interrupted: bool = False) -> Summa
         session.job.seed,
         wall_secs=session.sim.wall_secs,
     )
+    if session.plane is not None:
+        summary = replace(summary, tasks_together=session.plane.tasks_together)
     privacy = session.privacy
     return summary if privacy is None else replace(summary, privacy=privacy.to_json(tally.version))
 

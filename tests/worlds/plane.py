@@ -21,7 +21,9 @@ class ToyPlane:
     asked: list = field(default_factory=list)
     evaluated: list = field(default_factory=list)
 
-    def advance(self, tasks, staleness, keep):
+    look_ahead = 0
+
+    def advance(self, tasks, staleness, keep, coming=None):
         self.version += 1
         self.asked.append((tasks["client"].tolist(), staleness.tolist(), set(keep)))
         clients = tasks["client"]

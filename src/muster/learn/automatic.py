@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from muster.core.params import Vector
 from muster.core.sums import FixedPointSum
@@ -12,6 +12,7 @@ from muster.core.tables import Ids, Table
 from .crew import Inline, Kept
 from .learner import Sent
 from .pool import Pool
+from .trainer import Learnt
 
 POOL_AFTER_SECS = 5.0
 """With `workers: auto`, a pool is started once training in this process has taken so long."""
@@ -38,6 +39,24 @@ class Automatic:
         result = self._crew.train(tasks, staleness, sent, kept, now)
         self._spent += time.perf_counter() - begin
         return result
+
+    @property
+    def together(self) -> int:
+        """As many as whoever is there trains together."""
+        return self._crew.together
+
+    def learn(self, tasks: Table, sent: Mapping[int, Sent]) -> list[Learnt]:
+        """Trains with whoever is there."""
+        begin = time.perf_counter()
+        learnt = self._crew.learn(tasks, sent)
+        self._spent += time.perf_counter() - begin
+        return learnt
+
+    def fold(
+        self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], learnt: Sequence[Learnt], now: Sent
+    ) -> Table:
+        """Folds with whoever is there."""
+        return self._crew.fold(tasks, staleness, sent, learnt, now)
 
     def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
         """Measures with whoever is there."""

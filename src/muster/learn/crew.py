@@ -19,7 +19,7 @@ from muster.data.federated import FederatedData
 from .learner import Gradients, Sent
 from .learners import make_learner
 from .stopwatch import LEARNER, Stopwatch, watched
-from .trainer import Folding, Trainer
+from .trainer import Folding, Learnt, Trainer
 
 SPAN = 1000
 """Test examples that a worker evaluates in one go."""
@@ -112,6 +112,21 @@ class Inline:
         """One task after another, or one chunk."""
         return train_tasks(self._trainer, tasks, staleness, sent, kept, now, self._at)
 
+    @property
+    def together(self) -> int:
+        """A chunk."""
+        return max(self._trainer.chunk, 1)
+
+    def learn(self, tasks: Table, sent: Mapping[int, Sent]) -> list[Learnt]:
+        """One chunk after another."""
+        return learn_tasks(self._trainer, tasks, sent, self._at)
+
+    def fold(
+        self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], learnt: Sequence[Learnt], now: Sent
+    ) -> Table:
+        """Into the trainer's own sum."""
+        return self._trainer.fold_learnt(tasks, staleness, sent, learnt, now)
+
     def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
         """One client after another."""
         return measure_tasks(self._trainer, tasks, sent, kept, self._at)
@@ -171,6 +186,15 @@ def train_tasks(
         if after is not None:
             states[client] = after
     return reports, states
+
+
+def learn_tasks(trainer: Trainer, tasks: Table, sent: Mapping[int, Sent], at: Ids) -> list[Learnt]:
+    """Trains TASK rows in the trainer's chunks and folds nothing; `at` as in `train_tasks`."""
+    learnt: list[Learnt] = []
+    for chunk in chunks(len(tasks), max(trainer.chunk, 1)):
+        at[0] = chunk.start
+        learnt += trainer.learn(tasks[chunk], sent)
+    return learnt
 
 
 def measure_tasks(trainer: Trainer, tasks: Table, sent: Mapping[int, Sent], kept: Kept, at: Ids) -> Table:

@@ -41,6 +41,10 @@ class Together:
     loss_sq_mean: npt.NDArray[np.float64]
     kept: Sequence[Mapping[str, Any] | None]
 
+    def of(self, row: int) -> tuple[int, float, float]:
+        """Steps, loss and mean squared loss of one of them."""
+        return int(self.num_steps[row]), float(self.loss[row]), float(self.loss_sq_mean[row])
+
 
 class Learner(Protocol):
     """One working model that clients share, one after another. Not shared between threads.

@@ -21,8 +21,9 @@ from muster.core.errors import UserError
 from muster.core.params import ParamSpec, Vector
 from muster.core.population import Population
 from muster.core.store import ClientStore
-from muster.core.tables import MEASURED, REPORT, Ids, Table, joined, rows
+from muster.core.tables import MEASURED, REPORT, Ids, Table, joined, rows, taken
 
+from .ahead import Ahead, Seer
 from .crew import Crew
 from .learner import Matrix, Sent
 from .shares import Shares
@@ -77,6 +78,11 @@ class DataPlane:
         self._num_clients, self._folding = population.num_clients, folding
         self._num_examples = population.num_examples
         self.spec, self._shares = spec, shares
+        # Where clients keep something, a task must see what the one before it has left: no look-ahead.
+        self._ahead: Ahead | None = None
+        if isinstance(crew, Seer) and not self._keeps:
+            self._ahead = Ahead(crew, 4 * len(algorithm.local.up) * spec.size)
+        self.num_calls = self.num_trained = 0
         self._spill = None if folding.spill is None else Spill(Path(folding.spill), spec.size)
         start = initial[: spec.trained]
         opt, state = algorithm.server.init(start), algorithm.combine.init(population, start)
@@ -101,13 +107,27 @@ class DataPlane:
             return self.moment.params
         return np.concatenate([np.asarray(reported, np.float32), self.moment.params[self.spec.trained :]])
 
-    def advance(self, tasks: Table, staleness: Ids, keep: Collection[int]) -> Table:
+    @property
+    def look_ahead(self) -> int:
+        """How many of the tasks that will arrive next are worth knowing."""
+        return 0 if self._ahead is None else self._ahead.reach
+
+    @property
+    def tasks_together(self) -> float | None:
+        """Tasks trained in one call of the crew, on average; None: none was."""
+        return self.num_trained / self.num_calls if self.num_calls else None
+
+    def advance(
+        self, tasks: Table, staleness: Ids, keep: Collection[int], coming: Table | None = None
+    ) -> Table:
         """Makes the next version from the accepted tasks.
 
         Args:
             tasks: TASK rows in the order in which they were accepted.
             staleness: i64[K], versions that each is late.
             keep: Versions that tasks still out refer to; other snapshots are dropped.
+            coming: TASK rows that are out, in the order in which they will arrive, as many as `look_ahead`
+                asks for. It changes no bit: they may only be trained earlier.
 
         Returns:
             REPORT rows in the order of `tasks`. If all updates were refused, the version advances
@@ -119,9 +139,12 @@ class DataPlane:
         reports = rows(REPORT, len(tasks))
         size = KEPT_AT_ONCE if self._keeps else max(len(tasks), 1)
         now = self._now(tasks)
-        for group in waves(tasks["client"], size):
-            group = group[self._longest_first(tasks[group])]
-            reports[group] = self._train(tasks[group], staleness[group], now)
+        if self.look_ahead and coming is not None and 0 < len(tasks) < self.look_ahead:
+            reports[:] = self._train_ahead(tasks, staleness, now, coming, keep)
+        else:
+            for group in waves(tasks["client"], size):
+                group = group[self._longest_first(tasks[group])]
+                reports[group] = self._train(tasks[group], staleness[group], now)
         params, opt, state = self._move(before, reports[reports["refused"] == 0], now)
         version = before.version + 1
         snapshots = {v: x for v, x in before.snapshots.items() if v in keep}
@@ -154,10 +177,23 @@ class DataPlane:
             now["tickets"] = np.sort(tasks["ticket"])
         return now
 
+    def _train_ahead(
+        self, tasks: Table, staleness: Ids, now: Sent, coming: Table, keep: Collection[int]
+    ) -> Table:
+        """Trains what has not been trained yet, and some that come, and folds; returns REPORT rows."""
+        assert self._ahead is not None
+        added = self._ahead.added(tasks, coming, keep)
+        if len(added):
+            added = taken(added, self._longest_first(added))
+            self._ahead.learn(added, self._given(added)[0])
+            self.num_calls, self.num_trained = self.num_calls + 1, self.num_trained + len(added)
+        return self._ahead.fold(tasks, staleness, self._given(tasks)[0], now)
+
     def _train(self, tasks: Table, staleness: Ids, now: Sent) -> Table:
         """Trains tasks, no client twice, and writes down what is kept of them; returns REPORT rows."""
         sent, kept = self._given(tasks)
         reports, states = self._crew.train(tasks, staleness, sent, kept, now)
+        self.num_calls, self.num_trained = self.num_calls + 1, self.num_trained + len(tasks)
         for client, state in sorted(states.items()):
             self.store.write(client, state)
         return reports

@@ -31,6 +31,7 @@ from .crew import NOWHERE, Kept, Recipe, kept_of, mean, spans
 from .learner import Sent
 from .shared import Shelf
 from .stopwatch import Stopwatch
+from .trainer import MEASURED_IN_TRAINING, Learnt, Trainer
 from .worker import NOW, RESULT, Message, Process, Sum
 
 COMMIT_SECS = 5.0
@@ -140,6 +141,8 @@ class Pool:
         watch: Stopwatch | None = None,
     ) -> None:
         self._num_tests, self._chunk = num_tests, max(recipe.chunk, 1)
+        self._recipe = recipe
+        self._folder: Trainer | None = None
         self._lifetime, self._say, self._watch = lifetime or Lifetime(), say, watch or Stopwatch()
         self._shelf = Shelf()
         self._jobs: deque[Job] = deque()
@@ -166,6 +169,33 @@ class Pool:
         for slot in self._slots:
             self._commit(slot)
         return reports, states
+
+    @property
+    def together(self) -> int:
+        """Two for each worker, so that they end together; of cohorts, one chunk for each."""
+        return len(self._slots) * max(self._chunk, 2)
+
+    def learn(self, tasks: Table, sent: Mapping[int, Sent]) -> list[Learnt]:
+        """Hands out chunks; the updates come back as they are."""
+        self._put(sent)
+        pieces, late = self._pieces(len(tasks), self._chunk), np.zeros(len(tasks), np.int64)
+        jobs = [Job({"learn": True, **self._message(tasks[p], late[p], {})}) for p in pieces]
+        with self._watch.at("wait"):
+            answers = self._done(jobs)
+        learnt: list[Learnt] = []
+        for piece, answer in zip(pieces, answers, strict=True):
+            measured = zip(*(answer[name].tolist() for name in MEASURED_IN_TRAINING), strict=True)
+            parts = zip(tasks[piece]["version"].tolist(), answer["up"], measured, strict=True)
+            learnt += [Learnt(version, up, *each) for version, up, each in parts]
+        return learnt
+
+    def fold(
+        self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], learnt: Sequence[Learnt], now: Sent
+    ) -> Table:
+        """In this process, into the sum that the workers' are added to."""
+        if self._folder is None:
+            self._folder = self._recipe.trainer(self._merged.total)
+        return self._folder.fold_learnt(tasks, staleness, sent, learnt, now)
 
     def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
         """Hands out chunks, as for training."""

@@ -43,10 +43,17 @@ class ProfiledPlane:
         self._inner, self.watch, self._work, self.sample_flops = inner, watch, work, sample_flops
         self.num_tasks = self.num_samples = 0
 
-    def advance(self, tasks: Table, staleness: Ids, keep: Collection[int]) -> Table:
+    @property
+    def look_ahead(self) -> int:
+        """As the plane says."""
+        return self._inner.look_ahead
+
+    def advance(
+        self, tasks: Table, staleness: Ids, keep: Collection[int], coming: Table | None = None
+    ) -> Table:
         """As the plane does; counts tasks and the examples that they go through."""
         with self.watch.at("apply"):
-            reports = self._inner.advance(tasks, staleness, keep)
+            reports = self._inner.advance(tasks, staleness, keep, coming)
         self.num_tasks += len(reports)
         trained = reports[(reports["num_steps"] > 0) & (reports["num_examples"] > 0)]
         counts, steps = trained["num_examples"].astype(np.int64), trained["num_steps"].astype(np.int32)

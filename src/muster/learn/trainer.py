@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,9 @@ ABOUT = "server/"
 """Prefix of what the server's rule remembers about a client."""
 UNSENT = "unsent"
 """In a client's lasting state: what compression has left out so far, f32[U, coordinates]."""
+
+MEASURED_IN_TRAINING = ("num_steps", "loss", "loss_sq_mean")
+"""What is told of training beside the update."""
 
 NONE, NON_FINITE, TOO_LARGE, BAD_WEIGHT = (
     np.int8(why) for why in (Refusal.NONE, Refusal.NON_FINITE, Refusal.TOO_LARGE, Refusal.BAD_WEIGHT)
@@ -124,24 +128,39 @@ class Trainer:
             TrainingError: Training raised; names the client and the task.
 
         """
-        client, attempt = int(task["client"]), int(task["attempt"])
-        try:
-            received, mine, about = self.received(sent, kept)
-            draw = rng(self.folding.seed, "train", client, attempt)
-            examples = self.uploads.examples(client, attempt)
-            trained = self.learner.train(received, examples, draw, self.up[0], mine, int(task["steps"]))
-            lasting = self.lasting(trained.num_steps, trained.kept, received, self.up[0], mine)
-            states = [State(received, mine, about, lasting, (kept or {}).get(UNSENT))]
-            done = Together(
-                np.array([trained.num_steps]), np.array([trained.loss]), np.array([trained.loss_sq_mean]), ()
-            )
+        with self.named(task):
+            done, state = self.trained(task, sent, kept)
             reports = self.fold(
-                np.asarray(task).reshape(1), np.array([staleness]), done, self.up[:1], states, now
+                np.asarray(task).reshape(1), np.array([staleness]), done, self.up[:1], [state], now
             )
-            return reports, states[0].encoded(bool(reports["refused"][0]))
+            return reports, state.encoded(bool(reports["refused"][0]))
+
+    def trained(self, task: Table, sent: Sent, kept: Mapping[str, Any] | None) -> tuple[Together, State]:
+        """Trains one task into the first row of `up`; see `train`."""
+        client, attempt = int(task["client"]), int(task["attempt"])
+        received, mine, about = self.received(sent, kept)
+        draw = rng(self.folding.seed, "train", client, attempt)
+        examples = self.uploads.examples(client, attempt)
+        done = self.learner.train(received, examples, draw, self.up[0], mine, int(task["steps"]))
+        lasting = self.lasting(done.num_steps, done.kept, received, self.up[0], mine)
+        measured = [np.array([value]) for value in (done.num_steps, done.loss, done.loss_sq_mean)]
+        return Together(measured[0], measured[1], measured[2], ()), State(
+            received, mine, about, lasting, (kept or {}).get(UNSENT)
+        )
+
+    @contextmanager
+    def named(self, task: Table) -> Iterator[None]:
+        """Has an error say whose training failed.
+
+        Raises:
+            TrainingError: Training raised.
+        """
+        try:
+            yield
         except MusterError:
             raise
         except (Exception, SystemExit) as error:  # a user's exit() must not pass for the end of the run
+            client = int(task["client"])
             num_examples = int(self.data.num_examples[client])
             where = f"client {client}, task {int(task['ticket'])}, {num_examples} examples"
             raise TrainingError(f"training failed at {where}: {type(error).__name__}: {error}") from error
@@ -158,6 +177,17 @@ class Trainer:
 
         `sent` is by version, `kept` by client. Returns REPORT rows and the clients' new lasting states.
         """
+        done, up, states = self.trained_together(tasks, sent, kept)
+        clients = tasks["client"].tolist()
+        reports = self.fold(tasks, staleness, done, up, states, now)
+        refused = reports["refused"].tolist()
+        encoded = ((c, s.encoded(bool(no))) for c, s, no in zip(clients, states, refused, strict=True))
+        return reports, {client: state for client, state in encoded if state is not None}
+
+    def trained_together(
+        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, Mapping[str, Any]]
+    ) -> tuple[Together, Stack, list[State]]:
+        """Trains TASK rows as one cohort into the first rows of `up`, which are returned; see `train`."""
         learner: CohortLearner = self.learner  # type: ignore[assignment]
         clients, versions = tasks["client"].tolist(), tasks["version"].tolist()
         states, count = [], len(tasks)
@@ -187,10 +217,34 @@ class Trainer:
                 state.lasting = self.lasting(
                     int(done.num_steps[i]), done.kept[i], state.received, up[i], state.mine
                 )
-        reports = self.fold(tasks, staleness, done, up, states, now)
-        refused = reports["refused"].tolist()
-        encoded = ((c, s.encoded(bool(no))) for c, s, no in zip(clients, states, refused, strict=True))
-        return reports, {client: state for client, state in encoded if state is not None}
+        return done, up, states
+
+    def learn(self, tasks: Table, sent: Mapping[int, Sent]) -> list[Learnt]:
+        """Trains TASK rows one after another or as one cohort; nothing is folded or kept of clients."""
+        if self.chunk > 0:
+            done, up, _ = self.trained_together(tasks, sent, {})
+            of = tasks["version"].tolist()
+            return [Learnt(of[i], vectors.copy(), *done.of(i)) for i, vectors in enumerate(up)]
+        learnt = []
+        for task in tasks:
+            with self.named(task):
+                done, _ = self.trained(task, sent[int(task["version"])], None)
+            learnt.append(Learnt(int(task["version"]), self.up[0].copy(), *done.of(0)))
+        return learnt
+
+    def fold_learnt(
+        self,
+        tasks: Table,
+        staleness: npt.NDArray[np.int64],
+        sent: Mapping[int, Sent],
+        learnt: Sequence[Learnt],
+        now: Sent,
+    ) -> Table:
+        """Folds what `learn` has come to, as if it were trained now; returns REPORT rows."""
+        states = [State(*self.received(sent[version], None)) for version in tasks["version"].tolist()]
+        steps, loss, squared = ([getattr(one, name) for one in learnt] for name in MEASURED_IN_TRAINING)
+        done = Together(np.array(steps), np.array(loss), np.array(squared), ())
+        return self.fold(tasks, staleness, done, np.stack([one.up for one in learnt]), states, now)
 
     def poisoned(self, tasks: Table, done: Together, up: Stack, states: Sequence[State]) -> None:
         """Trains the liars of a cohort once more, on what they make of their examples."""
@@ -354,6 +408,19 @@ class Trainer:
         )
         for name, vector in shifted.items():
             vectors[name][:] = vector
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What the training of one task has come to, before anything is made of it."""
+
+    version: int
+    """That it was sent."""
+    up: Matrix
+    """The vectors that go up, f32[U, size]."""
+    num_steps: int
+    loss: float
+    loss_sq_mean: float
 
 
 @dataclass

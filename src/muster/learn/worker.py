@@ -20,10 +20,10 @@ from muster.core.part import loads
 from muster.core.store import decode, encode
 from muster.core.tables import TASK, Ids
 
-from .crew import Recipe, evaluate_span, measure_tasks, train_tasks
+from .crew import Recipe, evaluate_span, learn_tasks, measure_tasks, train_tasks
 from .shared import Described
 from .stopwatch import Stopwatch
-from .trainer import Trainer
+from .trainer import MEASURED_IN_TRAINING, Trainer
 
 NOW, RESULT = "now", "result"
 """Places of shared arrays beside the versions' numbers: what a rule looks at, and what is evaluated."""
@@ -212,6 +212,10 @@ def _carried_out(trainer: Trainer, message: Message, arrays: Arrays, at: Ids) ->
     kept = {int(k[5:]): v.tobytes() for k, v in message.items() if k.startswith("kept.")}
     tasks = message["tasks"].view(TASK)
     sent = {int(v): within(views, str(v)) for v in np.unique(tasks["version"])}
+    if "learn" in message:
+        learnt = learn_tasks(trainer, tasks, sent, at)
+        measured = {name: np.array([getattr(one, name) for one in learnt]) for name in MEASURED_IN_TRAINING}
+        return {"up": np.stack([one.up for one in learnt]), **measured}
     if "measure" in message:
         return {"measured": measure_tasks(trainer, tasks, sent, kept, at).view(np.uint8)}
     late, now = message["staleness"], within(views, NOW)

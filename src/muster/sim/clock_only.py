@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,11 @@ class ClockOnly:
     seed: int
     surrogate: bool
     version: int = field(default=0)
+    look_ahead: ClassVar[int] = 0
 
-    def advance(self, tasks: Table, staleness: Ids, keep: Collection[int]) -> Table:
+    def advance(
+        self, tasks: Table, staleness: Ids, keep: Collection[int], coming: Table | None = None
+    ) -> Table:
         """REPORT rows without training; the loss is NaN unless it is a surrogate."""
         clients = np.asarray(tasks["client"], np.int64)
         examples = np.asarray(self.num_examples[clients], np.int64)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from muster.core.tables import Appetite, Events, Ids, Kind, Table, joined
+from muster.core.tables import EVENT, Appetite, Events, Ids, Kind, Table, joined, rows
 
 Key: TypeAlias = tuple[int, int, int]
 
@@ -69,6 +69,14 @@ class Queue:
         """The instant of the next row, or of the timer."""
         timer = NEVER[0] if self._timer is None else self._timer[0]
         return min(timer, self._heap[0][0][0]) if self._heap else timer
+
+    def coming(self, count: int) -> Ids:
+        """Tickets of the tasks that report next, in that order, at most `count`."""
+        pending = [run.rows[run.at :] for _, _, run in self._heap]
+        told = (
+            np.concatenate([part[part["kind"] == ARRIVED] for part in pending]) if pending else rows(EVENT, 0)
+        )
+        return np.asarray(told["ticket"][np.lexsort((told["client"], told["now"]))][:count], np.int64)
 
     def drop(self, tickets: Ids) -> None:
         """Takes the rows of discarded tasks out at once."""

@@ -32,6 +32,7 @@ from muster.core.tables import (
     Finish,
     Ids,
     Kind,
+    Lease,
     Measure,
     Purpose,
     Reason,
@@ -70,8 +71,18 @@ class World(Timed, Protocol):
 class Plane(Protocol):
     """What trains, folds and moves the model; the clock alone can run without one."""
 
-    def advance(self, tasks: Table, staleness: Ids, keep: Collection[int]) -> Table:
-        """Makes the next version from accepted TASK rows; returns their REPORT rows."""
+    @property
+    def look_ahead(self) -> int:
+        """How many of the tasks that will arrive next it wants to know when it advances."""
+        ...
+
+    def advance(
+        self, tasks: Table, staleness: Ids, keep: Collection[int], coming: Table | None = None
+    ) -> Table:
+        """Makes the next version from accepted TASK rows; returns their REPORT rows.
+
+        `coming` are TASK rows that are out, in the order in which they will probably be accepted.
+        """
         ...
 
     def measure(self, tasks: Table) -> Table:
@@ -345,10 +356,27 @@ class Simulation:
         staleness = np.concatenate([np.zeros(0, np.int64), *(said.staleness for _, said in self._accepted)])
         took = np.concatenate([np.zeros(0), *(said.took_secs for _, said in self._accepted)])
         self._settle()
-        reports = self.plane.advance(tasks, staleness, set(self.state.tasks["version"].tolist()))
+        keep = set(self.state.tasks["version"].tolist())
+        reports = self.plane.advance(tasks, staleness, keep, self._coming())
         reports["secs"] = self.world.timing(tasks)["compute"] / SECOND
         reports["took_secs"] = took
         return reports
+
+    def _coming(self) -> Table:
+        """Tasks that are out and will be trained as they are, those that report first first.
+
+        On a shared link it is not known who reports, and when: the oldest first.
+        """
+        limit, out = self.state.limits.rounds, self.state.tasks
+        left = self.plane.look_ahead
+        if limit is not None:
+            left = min(left, (limit - self.state.version) * self.algorithm.pace.max_accepts)
+        if left <= 0:
+            return out[:0]
+        if self.link is None:
+            out = taken(out, np.searchsorted(out["ticket"], self._queue.coming(len(out))))
+        plain = (out["work"] == Purpose.TRAIN) & (out["lease"] == Lease.NONE) & ~out["arrived"]
+        return taken(out, np.flatnonzero(plain)[:left])
 
     def _settle(self) -> None:
         """Charges what ended since the last version: all at once, each up to its own end."""

@@ -51,6 +51,8 @@ class Summary:
     """Their bytes, both ways."""
     joules: Mapping[str, float] = field(default_factory=dict)
     """used and wasted, where the job says what devices draw; else empty."""
+    tasks_together: float | None = None
+    """Tasks that were handed to the workers at once, on average; None: nothing was trained here."""
     privacy: Mapping[str, Any] = field(default_factory=dict)
     """Of a private run: epsilon, delta, the sampler it is reckoned for, whether that amplifies, and why."""
 
