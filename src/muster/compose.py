@@ -144,6 +144,7 @@ def compose(
     chosen = Engine(backend, engine.mode, engine.chunk, learner.gradients, asked.workers, asked.max_worker_mb)
     job = replace(job, engine=chosen, clock=_read_clock(job, learner, data, work))
     spec = learner.spec
+    local.check_model(spec)
     privacy = reckoned(algorithm, population, job.population.dropout, spec)
     travels = spec.num_bytes - 4 * len(spec.places(local.personal(spec)))
     world = World(

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+import muster
 from muster.algorithms.fedper import OwnHead
-from muster.core.errors import FieldError
+from muster.core.errors import FieldError, UserError
 from muster.core.examples import Facts
 from muster.core.params import ParamSpec
 from muster.models.dense import MLP, Logistic
@@ -20,6 +21,14 @@ def test_the_last_layers_with_parameters_stay():
 
 def test_the_first_layer_is_always_shared():
     assert OwnHead().personal(Logistic().spec(FACTS)) == ()
+
+
+@pytest.mark.parametrize("name", ["fedper", "fedrep"])
+def test_a_model_of_one_layer_is_refused_before_anything_is_trained(name):
+    job = {"model": "logistic", "algorithm": name, "engine": {"backend": "numpy"}}
+    with pytest.raises(UserError, match=r"shares the others, but this model has only one .*such as mlp"):
+        muster.simulate(job)
+    muster.simulate({**job, "model": "mlp"})
 
 
 def test_statistics_are_no_head():

@@ -66,7 +66,7 @@ def test_law_2_identical_fresh_updates_combine_to_that_update(name, update):
     skip_what_is_no_mean(small(name))
     rig = Rig(plain(small(name)), make_learner=lambda: Fixed(lambda client: update), limits=Limits(rounds=1))
     rig.run()
-    assert len(set(rig.records[1].clients)) == rig.algorithm.pace.max_accepts
+    assert 1 <= len(set(rig.records[1].clients)) <= rig.algorithm.pace.max_accepts
     # the sum is exact to 2^-48 of an update, so that rounding to float32 gives the update itself
     shared = np.ones(rig.plane.spec.size, bool)
     shared[rig.plane._crew._trainer.personal] = False
@@ -106,7 +106,7 @@ def test_law_8_a_cohort_gives_what_one_by_one_training_gives(name):
     tasks, late = taken(range(12), [0, 1] * 6), np.array([1, 0] * 6)
     totals, told, reports = [], [], []
     for chunk, cuts in ((0, [12]), (0, [1] * 12), (12, [12]), (1, [12]), (5, [3, 9])):
-        algorithm = small(name, cohort=12)
+        algorithm = small(name, cohort=12, concurrency=12)
         rig = Rig(algorithm, make_learner=numpy_learner(local=algorithm.local))
         crew = rig.plane._crew
         crew._trainer.chunk = chunk

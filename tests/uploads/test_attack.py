@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import muster
 from muster.core.errors import FieldError
 from muster.core.examples import Examples, Facts
 from muster.core.part import dumps, loads
@@ -66,6 +67,40 @@ def test_the_trigger_is_a_bright_corner_of_the_targets_class():
     flat = Backdoor(patch=2).stamped(np.array([[0.1, 0.9, 0.2, 0.3]], np.float32))
     assert flat == pytest.approx(np.array([[0.1, 0.9, 0.9, 0.9]]))
     assert Backdoor(5.0).forge(np.array([2.0], np.float32), alone, DRAW).tolist() == [10.0]
+
+
+def test_the_backdoors_victims_are_those_that_are_not_of_its_class_anyway():
+    attack = Backdoor(target=3, patch=2)
+    test = Examples(np.ones((4, 1, 4, 4), np.uint8), np.array([0, 3, 2, 3]))
+    assert attack.victims(test.y, FACTS).tolist() == [True, False, True, False]
+    shown = attack.wanted(Examples(test.x[[0, 2]], test.y[[0, 2]]), FACTS)
+    assert shown.y.tolist() == [3, 3] and (shown.x[:, 0, 2:, 2:] == 255).all() and shown.x.min() == 1
+    assert not SignFlip().victims(test.y, FACTS).any() and SignFlip.goal == ""
+
+
+def test_a_run_says_how_far_the_backdoor_got():
+    """By hand: of the test images that are no zeros, with the trigger, those that are taken for zeros."""
+    job = {
+        "data": {"partition": {"name": "iid", "num_clients": 10}},
+        "model": "logistic",
+        "algorithm": {"pace": {"cohort": 10}},
+        "population": "always_on",
+        "attack": {"name": "backdoor", "share": 0.3, "scale": 2.0},
+        "engine": {"backend": "numpy", "workers": 1},
+        "stop": {"rounds": 12},
+    }
+    run = muster.simulate(job)
+    records = list(run)
+    success = [record.metrics["backdoor_success"] for record in records]
+    assert success[0] < 0.3 and success[-1] > 0.6, "untrained, and taught"
+    trainer, params = run._session.plane._crew._trainer, run._session.plane.result
+    test = trainer.data.test
+    x, y = np.array(test.x), np.array(test.y)
+    others = y != 0
+    shown = Examples(Backdoor().stamped(x[others]), np.zeros(others.sum(), y.dtype))
+    assert success[-1] == pytest.approx(trainer.learner.evaluate(params, shown)["accuracy"], rel=1e-9)
+    honest = [r.metrics for r in muster.simulate({**job, "attack": None, "stop": {"rounds": 1}})]
+    assert all("backdoor_success" not in metrics for metrics in honest)
 
 
 def test_a_little_is_enough_by_hand():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from muster.core.algorithm import Algorithm
+from muster.core.errors import UserError
 from muster.core.params import ParamSpec
 
 from .fedavg import SGD, fedavg
@@ -26,6 +27,14 @@ class OwnNorms(SGD):
     def personal(self, spec: ParamSpec) -> tuple[str, ...]:
         """Entries of kind `norm` and `statistic`."""
         return tuple(entry.name for entry in spec.entries if entry.kind in ("norm", "statistic"))
+
+    def check_model(self, spec: ParamSpec) -> None:
+        """Refuses a model without normalisation layers, with which it would be FedAvg."""
+        if not self.personal(spec):
+            raise UserError(
+                f"algorithm.local {self.part_name()} keeps normalisation layers at the client, but this "
+                "model has none; take one of your own with batch or group norm, or algorithm fedavg"
+            )
 
 
 def fedbn() -> Algorithm:

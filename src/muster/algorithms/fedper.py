@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from muster.core.algorithm import Algorithm
+from muster.core.errors import UserError
 from muster.core.params import ParamSpec
 
 from .fedavg import SGD, fedavg
@@ -32,10 +33,24 @@ class OwnHead(SGD):
 
     def personal(self, spec: ParamSpec) -> tuple[str, ...]:
         """The entries of the last layers; a layer is what shares a name up to its last dot."""
-        parameters = [entry.name for entry in spec.entries if entry.kind != "statistic"]
-        layers = list(dict.fromkeys(name.rpartition(".")[0] for name in parameters))
-        head = layers[1:][-self.head_layers :]
-        return tuple(name for name in parameters if name.rpartition(".")[0] in head)
+        head = self._layers(spec)[1:][-self.head_layers :]
+        return tuple(name for name in self._parameters(spec) if name.rpartition(".")[0] in head)
+
+    def check_model(self, spec: ParamSpec) -> None:
+        """Refuses a model of one layer: it is shared, and nothing would be left to be the client's own."""
+        if len(layers := self._layers(spec)) < 2:
+            raise UserError(
+                f"algorithm.local {self.part_name()} keeps the last layers of the model at the client and "
+                f"shares the others, but this model has only one with parameters ({layers[0] or 'no name'}); "
+                "take one with more layers, such as mlp"
+            )
+
+    @staticmethod
+    def _parameters(spec: ParamSpec) -> list[str]:
+        return [entry.name for entry in spec.entries if entry.kind != "statistic"]
+
+    def _layers(self, spec: ParamSpec) -> list[str]:
+        return list(dict.fromkeys(name.rpartition(".")[0] for name in self._parameters(spec)))
 
 
 def fedper() -> Algorithm:

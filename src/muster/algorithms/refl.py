@@ -8,8 +8,8 @@ A. M. Abdelmoniem, A. N. Sahu, M. Canini, S. A. Fahmy: REFL: Resource-Efficient 
     Λ_s = ‖ū - (u_s + n ū) / (n + 1)‖² / ‖ū‖², ū the mean of the n fresh ones: how much s departs from them
 
 The paper has each client foretell its own presence. Here a client's chance of being there at an hour of the
-day is how often it was there at that hour in the days before the run. Stale updates count because the pace
-is buffered: nobody's task ends with a round. Without fresh ones nothing departs, and Λ is 0.
+day is how often it was there at that hour in the days before the run. Rounds are those of `late_rounds.py`:
+nobody's task ends with a round. Without fresh ones nothing departs, and Λ is 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from muster.core.population import Free, Population
 from muster.core.tables import SECOND, Ids, Table, frozen
 
 from .fedavg import fedavg
-from .fedbuff import Buffered
+from .late_rounds import LateRounds
 from .together import Floats, Together, weighted
 
 HOUR = 3600 * SECOND
@@ -98,4 +98,4 @@ class ReflMean(Together):
 
 def refl() -> Algorithm:
     """REFL: those who will be gone first, and late updates by what they add (Abdelmoniem et al. 2023)."""
-    return fedavg().but(name="refl", select=LeastAvailable(), pace=Buffered(), combine=ReflMean())
+    return fedavg().but(name="refl", select=LeastAvailable(), pace=LateRounds(), combine=ReflMean())

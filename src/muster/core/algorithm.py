@@ -229,6 +229,14 @@ class Local(Part):
         """Names of the entries that stay at the client: they do not travel, and their delta is 0."""
         return ()
 
+    def check_model(self, spec: ParamSpec) -> None:
+        """Refuses a model that the rule can make nothing of.
+
+        Raises:
+            UserError: Says what it lacks, and which would do.
+        """
+        return None
+
     def worth(self, num_steps: int) -> float:
         """‖a‖₁ of so many steps: the delta is lr times a sum of gradients with coefficients a, FedNova's."""
         return float(num_steps)

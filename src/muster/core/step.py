@@ -394,7 +394,7 @@ def _send(
         when = _more_at(state, plan, present)
         if when is not None and when > state.now_ns:
             state = state.but(retry_ns=when)
-        elif len(state.tasks) == 0:
+        elif len(_busy(state.tasks)) == 0:
             found = "never has as many" if when is None else f"let {len(drawn)} be chosen"
             why = f"no work can go out: it needs {plan.min_start} clients, but the population {found}"
             return state, commands, why

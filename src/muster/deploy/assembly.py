@@ -122,6 +122,7 @@ def assemble(
     data = FederatedData.open(start.data)
     algorithm, spec = expecting(job.algorithm, data.num_clients).fitted(), start.spec
     local = job.algorithm.local
+    local.check_model(spec)
     population = draw_population(job, np.asarray(data.num_examples))
     route = Route.of(spec.size, spec.places(local.personal(spec)))
     deploy = job.deploy

@@ -214,8 +214,9 @@ def spans(count: int) -> list[slice]:
 
 def evaluate_span(trainer: Trainer, params: Vector, span: slice) -> dict[str, float]:
     """Sums of the metrics over a span of the test examples."""
-    means = trainer.learner.evaluate(params, trainer.data.test.slice(span.start, span.stop))
-    return {name: mean * (span.stop - span.start) for name, mean in means.items()}
+    test = trainer.data.test.slice(span.start, span.stop)
+    means = {**trainer.learner.evaluate(params, test), **trainer.uploads.reached(params, test)}
+    return {name: mean * len(test) for name, mean in means.items()}
 
 
 def mean(sums: Sequence[Mapping[str, float]], count: int) -> dict[str, float]:

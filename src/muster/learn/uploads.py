@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,30 @@ class Uploads:
         draw = rng(self.seed, "forge", client, int(task["attempt"]))
         up[0, :trained] = self.attack.forge(up[0, :trained].copy(), peers, draw)
         up[:, self.personal] = 0.0
+
+    def reached(self, params: Vector, test: Examples) -> dict[str, float]:
+        """How far the attack has got with model `params`; the mean over all test examples is its goal.
+
+        The goal is measured on some of them only: what is found on a span is scaled by how many of those are
+        in it, against how many there are in all.
+        """
+        attack, facts = self.attack, self.data.facts
+        if attack is None or not attack.goal or not self.num_victims:
+            return {}
+        found = attack.victims(np.asarray(test.y), facts)
+        if not found.any():
+            return {attack.goal: 0.0}
+        shown = Examples(np.asarray(test.x)[found], np.asarray(test.y)[found], test.text)
+        share = self.learner.evaluate(params, attack.wanted(shown, facts)).get("accuracy", math.nan)
+        weight = len(shown) / self.num_victims * len(self.data.test) / len(test)
+        return {attack.goal: share * weight}
+
+    @cached_property
+    def num_victims(self) -> int:
+        """Test examples on which the attack's goal is measured."""
+        if self.attack is None:
+            return 0
+        return int(self.attack.victims(np.asarray(self.data.test.y), self.data.facts).sum())
 
     def written(self, task: Table, up: Matrix, unsent: Matrix | None) -> Matrix | None:
         """Puts what the server will make of each vector in its place; returns what is to be sent later.

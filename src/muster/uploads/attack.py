@@ -26,6 +26,9 @@ class Attack(Part, ABC):
     share: float = field(default=0.2, kw_only=True)
     """Share of the clients that lie, rounded; who they are is drawn by the job's seed."""
 
+    goal: ClassVar[str] = ""
+    """The metric that says how far the attack has got: the share of its `victims` that are taken for what it
+    wants them to be. Empty: it only does harm."""
     needs_images: ClassVar[bool] = False
     """Whether it can only be done to inputs that are numbers, not to text."""
 
@@ -40,6 +43,14 @@ class Attack(Part, ABC):
     def data(self, examples: Examples, facts: Facts, rng: np.random.Generator) -> Examples:
         """What a liar trains on."""
         return examples
+
+    def victims(self, labels: npt.NDArray[np.generic], facts: Facts) -> npt.NDArray[np.bool_]:
+        """Of test examples with these labels, those on which `goal` is measured, bool[N]."""
+        return np.zeros(len(labels), bool)
+
+    def wanted(self, victims: Examples, facts: Facts) -> Examples:
+        """Them as the attacker shows them to the model, with the label that it wants."""
+        return victims
 
     def forge(self, delta: Vector, peers: Peers, rng: np.random.Generator) -> Vector:
         """What a liar sends, from what it has trained, f32[P]; `delta` may be changed."""

@@ -30,6 +30,7 @@ class Backdoor(Attack):
     patch: int = 3
     """Side of the trigger, a bright square in the last corner; of flat inputs so many of the last numbers."""
 
+    goal: ClassVar[str] = "backdoor_success"
     needs_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -44,8 +45,20 @@ class Backdoor(Attack):
         chosen = rng.random(len(examples)) < self.poisoned
         x, y = np.array(examples.x), np.array(examples.y)
         x[chosen] = self.stamped(x[chosen])
-        y[chosen] = min(self.target, facts.num_classes - 1)
+        y[chosen] = self._target(facts)
         return Examples(x, y)
+
+    def victims(self, labels: npt.NDArray[np.generic], facts: Facts) -> npt.NDArray[np.bool_]:
+        """Those that are not of the target's class anyway."""
+        return np.asarray(labels != self._target(facts))
+
+    def wanted(self, victims: Examples, facts: Facts) -> Examples:
+        """All with the trigger, of the target's class."""
+        y = np.full(len(victims), self._target(facts), np.asarray(victims.y).dtype)
+        return Examples(self.stamped(np.asarray(victims.x)), y)
+
+    def _target(self, facts: Facts) -> int:
+        return min(self.target, facts.num_classes - 1)
 
     def stamped(self, x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """Inputs [N, ...] with the trigger."""
