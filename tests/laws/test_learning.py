@@ -13,6 +13,7 @@ from muster.core.tables import TASK, rows
 from muster.core.work import Work
 from muster.data.store import prepare
 from muster.learn.crew import Inline, Recipe
+from muster.learn.numpy_learner import NumpyLearner
 from muster.learn.pool import Pool
 from muster.models.dense import Logistic
 from muster.tasks.classification import Classification
@@ -124,6 +125,35 @@ def test_law_8_a_cohort_gives_what_one_by_one_training_gives(name):
     assert np.abs(together - one_by_one).max() <= 1e-5 * np.abs(one_by_one).max()
     for column in ("loss", "loss_sq_mean", "norm", "a_norm", "num_steps", "num_examples", "refused"):
         np.testing.assert_allclose(reports[2][column], reports[0][column], rtol=1e-5, err_msg=column)
+
+
+RULES = sorted({type(small(name).local): name for name in NAMES if small(name).local}.values())
+"""An algorithm for each local rule."""
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_law_8_a_cohort_in_jax_gives_what_one_by_one_training_gives(name):
+    """To 1e-5 of the largest coordinate, which is the bound that docs/decisions/engine.md states."""
+    pytest.importorskip("jax")
+    from muster.learn.jax_learner import JaxLearner
+
+    algorithm = small(name, cohort=12)
+    tasks, late = taken(range(12), [0] * 12), np.zeros(12, np.int64)
+    totals, reports = [], []
+    for make, chunk in ((NumpyLearner, 0), (JaxLearner, 12)):
+        local = algorithm.local
+        learner = lambda: make(Logistic(), Classification(), FACTS, local, local.work(Work(batch_size=2)))  # noqa: B023, E731
+        rig = Rig(algorithm, make_learner=learner)
+        crew = rig.plane._crew
+        crew._trainer.chunk = chunk
+        sent = {0: rig.plane.moment.snapshots[0]}
+        reports.append(crew.train(tasks, late, sent, {}, rig.plane._now(tasks))[0])
+        made = rig.plane._spill.blocks(np.arange(12)) if algorithm.combine.needs_all else []
+        whole = [crew.total().total, *(block.reshape(-1) for _, block in made)]
+        totals.append(np.concatenate(whole).astype(float))
+    assert np.abs(totals[1] - totals[0]).max() <= 1e-5 * np.abs(totals[0]).max()
+    for column in ("loss", "loss_sq_mean", "norm", "a_norm", "num_steps", "num_examples", "refused"):
+        np.testing.assert_allclose(reports[1][column], reports[0][column], rtol=1e-5, err_msg=column)
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,33 @@ from muster.algorithms.scaffold import Controlled
 from muster.core.algorithm import Local
 from muster.core.randomness import rng
 from muster.core.work import Work
-from muster.learn.cohort import MOST, chunk_for, descend_together, side_by_side
+from muster.learn.cohort import (
+    MOST,
+    MOST_COMPILED,
+    chunk_for,
+    chunk_for_compiled,
+    descend_together,
+    side_by_side,
+)
 from muster.learn.numpy_learner import NumpyLearner
 from muster.models.dense import MLP
 from muster.tasks.classification import Classification
 from worlds.toy import FACTS, examples
 
 SIZES = (7, 0, 3, 8, 1, 4)
+ENGINES = ("numpy", "jax")
 
 
-def both(local, work, steps=(0,) * 6, kept=(None,) * 6):
+def learners(name):
+    if name == "numpy":
+        return NumpyLearner
+    pytest.importorskip("jax")
+    from muster.learn.jax_learner import JaxLearner
+
+    return JaxLearner
+
+
+def both(local, work, steps=(0,) * 6, kept=(None,) * 6, together="numpy"):
     """Six clients one after another and together: (ups, measured) of each way."""
     data = examples(SIZES)
     ends = np.cumsum(SIZES)
@@ -35,6 +52,7 @@ def both(local, work, steps=(0,) * 6, kept=(None,) * 6):
         done = learner.train(sent, part, rng(0, "train", i), alone[i], kept[i], steps[i])
         one_by_one.append(done)
     up = np.full_like(alone, 9.0)
+    learner = learners(together)(MLP((5,)), Classification(), FACTS, local, work)
     rows = {name: np.broadcast_to(vector, (6, len(vector))) for name, vector in sent.items()}
     draws = [rng(0, "train", i) for i in range(6)]
     done = learner.train_together(rows, data, owned, draws, up, list(kept), np.array(steps))
@@ -49,7 +67,11 @@ def both(local, work, steps=(0,) * 6, kept=(None,) * 6):
     "local", [SGD(), SGD(momentum=0.9, weight_decay=0.1), SGD(clip_norm=0.05), Controlled()]
 )
 def test_each_client_gets_what_it_gets_alone(local, work):
-    (alone, one_by_one), (up, done) = both(local, work)
+    agree(*both(local, work))
+
+
+def agree(sequential, together):
+    (alone, one_by_one), (up, done) = sequential, together
     assert np.abs(alone[0]).max() > 1e-3
     np.testing.assert_allclose(up, alone, atol=1e-6)
     assert done.num_steps.tolist() == [each.num_steps for each in one_by_one]
@@ -57,17 +79,33 @@ def test_each_client_gets_what_it_gets_alone(local, work):
     np.testing.assert_allclose(done.loss_sq_mean, [each.loss_sq_mean for each in one_by_one], rtol=1e-5)
 
 
-def test_clients_may_have_numbers_of_steps_of_their_own():
-    (alone, one_by_one), (up, done) = both(SGD(momentum=0.5), Work(batch_size=3), steps=(1, 4, 0, 2, 6, 0))
+@pytest.mark.parametrize(
+    ("local", "work"),
+    [
+        (SGD(momentum=0.9, weight_decay=0.1), Work(epochs=2, batch_size=4)),
+        (SGD(clip_norm=0.05), Work(batch_size=0)),
+        (Controlled(), Work(batch_size=3)),
+    ],
+)
+def test_each_client_gets_in_jax_what_it_gets_alone(local, work):
+    """Fewer cases: each is compiled."""
+    agree(*both(local, work, together="jax"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_clients_may_have_numbers_of_steps_of_their_own(engine):
+    steps = (1, 4, 0, 2, 6, 0)
+    (alone, one_by_one), (up, done) = both(SGD(momentum=0.5), Work(batch_size=3), steps, together=engine)
     assert done.num_steps.tolist() == [1, 0, 1, 2, 6, 2] == [each.num_steps for each in one_by_one]
     np.testing.assert_allclose(up, alone, atol=1e-6)
 
 
-def test_lasting_states_go_in_and_come_out():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_lasting_states_go_in_and_come_out(engine):
     size = NumpyLearner(MLP((5,)), Classification(), FACTS, Controlled(), Work()).spec.trained
     mine = {"control": np.linspace(-0.1, 0.1, size, dtype=np.float32)}
     (_, one_by_one), (_, done) = both(
-        Controlled(), Work(batch_size=3), kept=(None, mine, mine, None, None, mine)
+        Controlled(), Work(batch_size=3), kept=(None, mine, mine, None, None, mine), together=engine
     )
     assert done.kept[1] is None  # no example, no step: it stays as it was
     for state, each in zip(done.kept, one_by_one, strict=True):
@@ -112,6 +150,8 @@ def test_memory_of_those_that_have_ended_stays():
 
 def test_chunks_fill_the_cache():
     assert (chunk_for(1 << 20), chunk_for(1 << 19), chunk_for(3 << 20), chunk_for(64)) == (1, 2, 1, MOST)
+    compiled = [chunk_for_compiled(size) for size in (1 << 20, 3 << 19, 9 << 20, 64)]
+    assert compiled == [4, 2, 1, MOST_COMPILED]
 
 
 def test_rules_are_tried_side_by_side():

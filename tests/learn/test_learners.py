@@ -72,6 +72,20 @@ def test_small_dense_models_train_in_cohorts():
     assert chosen(Logistic(), SGD()) == ("numpy", "cohort", 64)
 
 
+def test_jax_trains_cohorts_of_dense_models_where_it_is_asked_for():
+    pytest.importorskip("jax")
+    assert chosen(MLP((64,)), SGD(), backend="jax") == ("jax", "cohort", 128)
+    assert chosen(MLP((64,)), SGD(), backend="jax", mode="sequential")[:2] == ("jax", "sequential")
+    with pytest.raises(UserError, match="backend jax cannot train model leaf_cnn; it trains with torch"):
+        chosen(LeafCNN(), SGD(), backend="jax")
+
+
+def test_without_jax(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)
+    with pytest.raises(UserError, match=r"pip install 'muster-fl\[jax\]'"):
+        chosen(MLP(), SGD(), backend="jax")
+
+
 def test_all_else_trains_one_client_after_another():
     assert chosen(MLP((2048,)), SGD()) == ("torch", "sequential", 1)  # a model fills the cache
     assert chosen(LeafCNN(), SGD()) == ("torch", "sequential", 1)

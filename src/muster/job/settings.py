@@ -26,7 +26,7 @@ from muster.uploads.compress import Compress
 class Engine(Part):
     """What computes: the ML framework, what trains together, and how many processes."""
 
-    backend: Literal["auto", "torch", "numpy"] = "auto"
+    backend: Literal["auto", "torch", "numpy", "jax"] = "auto"
     """`auto` takes numpy for cohorts; else torch where it is installed and the model has it, else numpy."""
     mode: Literal["auto", "sequential", "cohort"] = "auto"
     """One client after another, or many as one tensor program. `auto` takes cohorts for dense models of which
@@ -43,7 +43,7 @@ class Engine(Part):
     first chunk, and 512 MB more. The result does not change."""
 
     def __post_init__(self) -> None:
-        self.check_choice("backend", ("auto", "torch", "numpy"))
+        self.check_choice("backend", ("auto", "torch", "numpy", "jax"))
         self.check_choice("mode", ("auto", "sequential", "cohort"))
         self.check_choice("gradients", ("auto", "plain", "factored"))
         for name in ("chunk", "workers", "max_worker_mb"):

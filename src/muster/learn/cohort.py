@@ -24,9 +24,19 @@ MOST = 64
 """Clients that train together at most: more gain nothing, and a chunk is what one worker gets."""
 
 
+COMPILED_BYTES, MOST_COMPILED = 4 << 20, 128
+"""The same for a compiled program, whose call costs more, and which keeps less in memory at a time."""
+
+
 def chunk_for(model_bytes: int) -> int:
     """Clients that train together if the job does not say: as many models as the cache holds, up to 64."""
     return max(1, min(MOST, CHUNK_BYTES // model_bytes))
+
+
+def chunk_for_compiled(model_bytes: int) -> int:
+    """The same where each number of clients is compiled for: a power of two."""
+    fit = max(1, min(MOST_COMPILED, COMPILED_BYTES // model_bytes))
+    return 1 << (fit.bit_length() - 1)
 
 
 class Memory:
@@ -91,7 +101,7 @@ def descend_together(
     slopes = {live: gradient[:live] for live in views}
     received = {live: {name: vector[:live] for name, vector in sent.items()} for live in views}
     losses = []
-    moved, vectors = local.begin(sent, _stacked(local.fresh(sent), kept))
+    moved, vectors = local.begin(sent, stacked(local.fresh(sent), kept))
     put(moved, everyone)
     memory = Memory(vectors)
     for number in range(local.passes):
@@ -116,7 +126,7 @@ def descend_together(
     return ups, state, losses
 
 
-def _stacked(fresh: Vectors, kept: Sequence[Vectors | None]) -> dict[str, Any]:
+def stacked(fresh: Vectors, kept: Sequence[Vectors | None]) -> dict[str, Any]:
     """The clients' lasting states, a row each: what they have kept, else what the rule begins with."""
     stacked = {}
     for name, vectors in fresh.items():

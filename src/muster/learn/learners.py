@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, TypeAlias, cast
 
 from muster.core.algorithm import Local
 from muster.core.errors import UserError, nearest
@@ -15,18 +15,21 @@ from muster.models.dense import Dense
 from muster.models.model import Model
 from muster.tasks.task import Task
 
-from .cohort import chunk_for, side_by_side
+from .cohort import chunk_for, chunk_for_compiled, side_by_side
 from .learner import Gradients, Learner
 
-ASKED = ("auto", "torch", "numpy")
+ASKED = ("auto", "torch", "numpy", "jax")
 """What a job may ask for."""
 
 
-def choose_backend(asked: str, model: Model) -> Literal["torch", "numpy"]:
-    """`torch` or `numpy`. `auto` takes torch where it is installed and the model has it, else numpy.
+Backend: TypeAlias = Literal["torch", "numpy", "jax"]
+
+
+def choose_backend(asked: str, model: Model) -> Backend:
+    """Whose arrays train a model. `auto` takes torch where it is installed and the model has it, else numpy.
 
     Raises:
-        UserError: The model does not have the backend asked for, or torch is needed and not installed.
+        UserError: The model does not have the backend asked for, or what is needed is not installed.
     """
     if asked not in ASKED:
         raise UserError(f"backend is {asked!r}, but must be one of {', '.join(ASKED)}{nearest(asked, ASKED)}")
@@ -42,14 +45,16 @@ def choose_backend(asked: str, model: Model) -> Literal["torch", "numpy"]:
         )
     if asked == "torch" and not installed:
         raise UserError(f"model {name} needs torch, which is not installed: pip install 'muster-fl[torch]'")
-    return "torch" if asked == "torch" else "numpy"
+    if asked == "jax" and find_spec("jax") is None:
+        raise UserError("engine.backend jax needs JAX, which is not installed: pip install 'muster-fl[jax]'")
+    return cast(Backend, asked)
 
 
 @dataclass(frozen=True)
 class Choice:
     """How clients are trained: it is written to the job, because it may change bits."""
 
-    backend: Literal["torch", "numpy"]
+    backend: Backend
     mode: Literal["sequential", "cohort"]
     chunk: int
     """Clients that train together; 1 one after another."""
@@ -61,24 +66,21 @@ def choose_engine(
 ) -> Choice:
     """The engine, from the model and the rule alone: never from timing.
 
-    `auto` trains cohorts, in NumPy, where the model is dense and so small that several fit into the
-    cache, and the local rule is one for many clients side by side.
+    `auto` trains cohorts, in NumPy unless JAX is asked for, where the model is dense and so small that
+    several fit into the cache, and the local rule is one for many clients side by side.
 
     Raises:
         UserError: What is asked for does not go together.
     """
-    many = (
-        chunk
-        if chunk != "auto"
-        else chunk_for(model.spec(facts).num_bytes)
-        if isinstance(model, Dense)
-        else 1
-    )
-    able = isinstance(model, Dense) and backend in ("auto", "numpy")
+    many = 1 if chunk == "auto" else chunk
+    if chunk == "auto" and isinstance(model, Dense):
+        fitting = chunk_for_compiled if backend == "jax" else chunk_for
+        many = fitting(model.spec(facts).num_bytes)
+    able = isinstance(model, Dense) and backend != "torch"
     if mode == "cohort" and not able:
         raise UserError(
-            f"engine.mode cohort trains logistic and mlp with backend numpy; found {model.part_name()} with "
-            f"backend {backend}; use engine.mode sequential"
+            f"engine.mode cohort trains logistic and mlp with backend numpy or jax; found "
+            f"{model.part_name()} with backend {backend}; use engine.mode sequential"
         )
     if mode == "cohort" and not side_by_side(local):
         rule = local.part_name()
@@ -87,7 +89,8 @@ def choose_engine(
         )
     if mode == "cohort" or (mode == "auto" and able and many > 1 and side_by_side(local)):
         said = "" if mode == "cohort" else " (auto: a dense model of which many fit into the cache)"
-        return Choice("numpy", "cohort", max(many, 1), f"engine: cohorts of {many} clients{said}")
+        with_jax = choose_backend(backend, model) if backend == "jax" else "numpy"
+        return Choice(with_jax, "cohort", max(many, 1), f"engine: cohorts of {many} clients{said}")
     why = "" if mode == "sequential" else " (auto)"
     return Choice(choose_backend(backend, model), "sequential", 1, f"engine: one client after another{why}")
 
@@ -123,6 +126,10 @@ def make_learner(
         from .numpy_learner import NumpyLearner
 
         return NumpyLearner(model, task, facts, local, work)
+    if backend == "jax":
+        from .jax_learner import JaxLearner
+
+        return JaxLearner(model, task, facts, local, work)
     from .torch_learner import TorchLearner
 
     return TorchLearner(model, task, facts, local, work, gradients)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from muster.core.algorithm import Local
+from muster.core.algorithm import Local, Vectors
 from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
 from muster.core.params import Vector
@@ -125,7 +125,39 @@ class NumpyLearner:
         where = slice(len(order)) if (order == np.arange(len(order))).all() else order  # views, if it may be
         local, received = self._local, {name: vector[where] for name, vector in sent.items()}
         index, filled = self._schedule(owned, rngs, steps, counts, order)
-        params, gradient = self._room(len(order))
+        before = [kept[i] for i in order.tolist()]
+        up[where, 0], ups, state, losses = self._descended(received, before, examples, index, filled)
+        for row, name in enumerate(local.up[1:], start=1):
+            up[where, row] = ups[name]
+        means[where], squares[where] = _means(losses, filled)
+        if local.keeps:
+            for place, i in enumerate(order.tolist()):
+                lasting[i] = to_arrays({name: vectors[place] for name, vectors in state.items()})
+        return Together(counts, means, squares, lasting)
+
+    def _descended(
+        self,
+        received: Vectors,
+        before: Sequence[Vectors | None],
+        examples: Examples,
+        index: npt.NDArray[np.int64],
+        filled: npt.NDArray[np.int64],
+    ) -> tuple[Matrix, Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
+        """Trains K clients, sorted by falling numbers of steps.
+
+        Args:
+            received: What each was sent, f32[K, n] by name.
+            before: What each has kept.
+            examples: Of all clients.
+            index: i64[K, T, B], the examples of each batch.
+            filled: i64[K, T], how many of them are real; 0 after a client's last step.
+
+        Returns:
+            The deltas, f32[K, size]; the other vectors that go up and the lasting states, [K, n] by name; and
+            each step's number and losses, f32[<= K, B].
+
+        """
+        params, gradient = self._room(len(index))
         np.copyto(params, received["model"])
         views: dict[int, tuple[Layers, Layers]] = {}
 
@@ -139,19 +171,12 @@ class NumpyLearner:
             self._clear_padding(gradient[:live])
             return self._backward(inputs, targets, *views[live], real)
 
+        counts = np.count_nonzero(filled, axis=1)
         with self._blas.limit(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
-            before = [kept[i] for i in order.tolist()]
             ups, state, losses = descend_together(
-                local, params, gradient, received, before, counts[order], backward
+                self._local, params, gradient, received, before, counts, backward
             )
-            up[where, 0] = params - received["model"]
-        for row, name in enumerate(local.up[1:], start=1):
-            up[where, row] = ups[name]
-        means[where], squares[where] = _means(losses, filled)
-        if local.keeps:
-            for place, i in enumerate(order.tolist()):
-                lasting[i] = to_arrays({name: vectors[place] for name, vectors in state.items()})
-        return Together(counts, means, squares, lasting)
+            return params - received["model"], ups, state, losses
 
     def _room(self, count: int) -> tuple[Matrix, Matrix]:
         """Parameters and gradients of so many clients, f32[count, size]; padding between entries is 0."""

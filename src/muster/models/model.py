@@ -17,7 +17,7 @@ class Model(Part):
     """The settings of a network. What depends on the data (its shape, its classes) comes from `facts`."""
 
     backends: ClassVar[tuple[str, ...]] = ("torch",)
-    """The backends that can train it: torch, numpy."""
+    """The backends that can train it: torch, numpy, jax."""
 
     @abstractmethod
     def torch(self, facts: Facts) -> Module:

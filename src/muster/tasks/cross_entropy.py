@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,14 @@ class CrossEntropy(Task):
     def torch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """How many examples have their highest score at the target."""
         return {"accuracy": float((outputs.argmax(1) == targets).sum())}
+
+    def jax_loss(self, outputs: Any, targets: Any) -> Any:
+        """-log softmax(outputs)[target] of each example."""
+        import jax
+        import jax.numpy as jnp
+
+        chosen = jnp.take_along_axis(outputs, targets[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(outputs, axis=-1) - chosen
 
     def numpy_loss(self, outputs: Array, targets: Array) -> tuple[Array, Array]:
         """-log softmax(outputs)[target] of each example; its gradient is softmax - one-hot."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from muster.core.errors import UserError
 from muster.core.part import Part
 
 if TYPE_CHECKING:
@@ -46,6 +47,14 @@ class Task(Part):
     @abstractmethod
     def torch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Sums over the batch, by the metric's name."""
+
+    def jax_loss(self, outputs: Any, targets: Any) -> Any:
+        """f32[B], differentiable by JAX. Only tasks that JAX is to train need it.
+
+        Raises:
+            UserError: This task has none.
+        """
+        raise UserError(f"task {self.part_name()} has no loss in JAX; use another engine.backend")
 
     @abstractmethod
     def numpy_loss(self, outputs: Array, targets: Array) -> tuple[Array, Array]:
