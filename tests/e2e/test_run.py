@@ -102,7 +102,7 @@ def test_what_exists_is_not_written_over(shell: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "status"),
     [
-        (["stop.virtual_secs=60"], "virtual_secs"),
+        (["stop.virtual_secs=0.5"], "virtual_secs"),
         (["stop.rounds=null", "stop.wall_secs=0.5"], "wall_secs"),
         (["stop.rounds=500", "stop.target={metric: accuracy, value: 0.5}"], "target"),
         (["stop.target={metric: loss, value: 0.001}"], "rounds"),
