@@ -40,3 +40,8 @@ def test_a_million_clients_cut_to_two_hundred(tmp_path, monkeypatch):
     monkeypatch.setenv("MUSTER_CACHE", str(tmp_path))
     found = loaded("million").measure(200, participants=10, workers=1, rounds=5)
     assert found["secs"] > 0 and 10e6 < found["rss"] < 1e9
+
+
+def test_the_spill_benchmark_finds_the_median(tmp_path):
+    found = loaded("spill").run(7, 5000, tmp_path)
+    assert min(found.values()) > 0 and not list(tmp_path.iterdir())

@@ -309,3 +309,16 @@ def test_the_model_of_another_job_is_not_taken(tmp_path: Path, interrupt_at: Any
     with pytest.raises(RunFolderError, match="the checkpoint is of another model"):
         resume(there)
     assert checkpoints(there) == ["00000002", "00000004", "00000006"]
+
+
+@pytest.mark.parametrize(("sample", "stated"), [(50, 50), (0, None), (10**6, None)])
+def test_a_record_says_how_many_test_examples_were_drawn(sample: int, stated: int | None) -> None:
+    job = {
+        "model": "logistic",
+        "engine": {"backend": "numpy"},
+        "stop": {"rounds": 2},
+        "track": {"evaluate_sample": sample, "evaluate_every": 2},
+    }
+    first, second, third = muster.simulate(job)
+    assert (first.num_tested, second.num_tested, third.num_tested) == (stated, None, stated)
+    assert set(third.metrics) == {"accuracy", "loss"} and not second.metrics

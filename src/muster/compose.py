@@ -208,17 +208,22 @@ def compose(
         chunk,
         learner.gradients,
         watch is not None,
+        job.track.evaluate_sample,
     )
     learner = watched(learner, watch, **LEARNER)
     initial = learner.initial(job.seed_of("model"))
     size = len(local.up) * spec.size
 
     def inline() -> Inline:
-        return Inline(Trainer(learner, data, folding, FixedPointSum(size, folding.scale), chunk))
+        return Inline(
+            Trainer(learner, data, folding, FixedPointSum(size, folding.scale), chunk), recipe.sample
+        )
 
     def pool(num_workers: int) -> Pool:
         most = None if asked.max_worker_mb == "auto" else asked.max_worker_mb << 20
-        return Pool(recipe, num_workers, size, len(data.test), Lifetime(most), say, watch)
+        return Pool(
+            recipe, num_workers, size, len(data.test), Lifetime(most), say, watch, job.track.evaluate_overlap
+        )
 
     shares = None
     if job.track.per_client:
@@ -236,7 +241,7 @@ def compose(
     if watch is not None:
         flops = _sample_flops(job, data.facts)
         profiled = ProfiledPlane(plane, watch, work, flops)
-    draws = job.seed_of("selection")
+    draws, sample = job.seed_of("selection"), job.track.evaluate_sample
     sim = Simulation(
         algorithm,
         draws,
@@ -248,6 +253,7 @@ def compose(
         power=power,
         timeline=shown,
         epsilon=None if privacy is None else privacy.epsilon,
+        num_tested=sample if 0 < sample < len(data.test) else None,
     )
     told = () if privacy is None else (f"privacy: {privacy.why}",)
     said = choices + _said_of(job.clock) + told

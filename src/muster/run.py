@@ -6,6 +6,7 @@ import json as _json
 import shutil
 import signal
 import traceback
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -24,6 +25,7 @@ from muster.core.record import Record
 from muster.core.state import load_state, save_state
 from muster.job import Job, dump_job, load_job
 from muster.job.names import label
+from muster.learn.later import Later
 from muster.learn.plane import load_moment, save_moment
 from muster.learn.stopwatch import Stopwatch
 from muster.sim.clock_only import ClockOnly
@@ -178,17 +180,22 @@ def _drive(session: Session, folder: RunFolder, console: Sink, plan: RunPlan, ta
         raise
     boundary, saved = session.mark(), session.sim.state.version
     interrupted = False
+    held: deque[tuple[Record, Boundary | None]] = deque()
     try:
         with _interrupts():
             for record in session.sim:
                 with session.writing():
-                    for sink in sinks:
-                        sink.tell(record)
-                    tally.add(record)
-                    if not record.complete:
-                        continue
-                    boundary = session.mark()
-                    if record.version - saved >= job.track.checkpoint_every and session.sim.ended is None:
+                    # A record that waits for its metrics is told later: then of this moment, not of that.
+                    held.append((record, None if _is_known(record) else session.mark()))
+                    due = record.version - saved >= job.track.checkpoint_every
+                    while held and (due or session.sim.ended or len(held) > 1 or _is_known(held[0][0])):
+                        told, then = held.popleft()
+                        for sink in sinks:
+                            sink.tell(told)
+                        tally.add(told)
+                        if told.complete:  # a run that is stopped goes back to what was told last
+                            boundary = then or session.mark()
+                    if due and record.complete and session.sim.ended is None:
                         _save(session, folder, boundary)
                         saved = record.version
     except KeyboardInterrupt:
@@ -217,6 +224,11 @@ def _drive(session: Session, folder: RunFolder, console: Sink, plan: RunPlan, ta
         for line in profile.lines():
             console.say(line)
     return summary.to_json()
+
+
+def _is_known(record: Record) -> bool:
+    """Whether its metrics are there: they may be made while the next version is trained."""
+    return not isinstance(record.metrics, Later) or record.metrics.ready
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from muster.data.store import prepare
 from muster.learn import automatic as auto
 from muster.learn.automatic import Automatic
 from muster.learn.client import OwnClient
-from muster.learn.crew import Inline, Recipe
+from muster.learn.crew import Inline, Recipe, examined
 from muster.learn.plane import DataPlane
 from muster.learn.pool import Pool
 from muster.learn.trainer import Folding
@@ -72,8 +72,8 @@ def recipe(stored, tmp_path):
 def pool(stored):
     made = []
 
-    def make(recipe, num_workers=1):
-        made.append(Pool(recipe, num_workers, SPEC.size, len(stored.test)))
+    def make(recipe, num_workers=1, **settings):
+        made.append(Pool(recipe, num_workers, SPEC.size, len(stored.test), **settings))
         return made[-1]
 
     yield make
@@ -133,6 +133,40 @@ def test_evaluation_in_spans_is_that_of_all_examples(recipe, monkeypatch):
     monkeypatch.setattr(crews, "SPAN", 7)  # 20 test examples: 7, 7 and 6
     found = Inline(it).evaluate(0, params)
     assert found == pytest.approx(whole, rel=1e-6) and set(found) == {"loss", "accuracy"}
+
+
+def test_a_sample_of_the_test_set_is_drawn_by_the_seed(recipe, pool, stored):
+    """Thirteen of twenty, none twice, the same for any number of workers, others for another seed."""
+    given = replace(recipe(local=SGD()), sample=13)
+    params = np.linspace(-1, 1, SPEC.size, dtype=np.float32)
+    drawn = examined(given.trainer(), 13)
+    rows_of = [stored.test.x.tolist().index(row) for row in drawn.x.tolist()]
+    assert len(set(rows_of)) == 13 and rows_of == sorted(rows_of)
+    expected = given.trainer().learner.evaluate(params, drawn)
+    assert Inline(given.trainer(), 13).evaluate(0, params) == pytest.approx(expected, rel=1e-6)
+    assert pool(given, 2).evaluate(0, params) == Inline(given.trainer(), 13).evaluate(0, params)
+    other = replace(given, folding=replace(FOLDING, seed=2)).trainer()
+    assert examined(other, 13).x.tolist() != drawn.x.tolist()
+    for sample in (0, 20, 99):
+        assert len(examined(other, sample)) == 20
+
+
+def test_an_evaluation_that_overlaps_gives_the_same_numbers_later(recipe, pool):
+    """Two of them wait while a version is trained; what it sums up is untouched."""
+    given = recipe(local=SGD())
+    alone, many = Inline(given.trainer()), pool(given, 2, overlap=True)
+    params = [np.linspace(-k, k, SPEC.size, dtype=np.float32) for k in (1, 2)]
+    late = [many.evaluate(k, each) for k, each in enumerate(params)]
+    assert not late[0].ready
+    many.clear()
+    assert train(many, list(range(12)))[0].tobytes() == train(alone, list(range(12)))[0].tobytes()
+    for found, each in zip(late, params, strict=True):
+        expected = alone.evaluate(0, each)
+        assert (
+            dict(found) == expected and found.ready and len(found) == 2 and found["loss"] == expected["loss"]
+        )
+    assert many.total().total.tobytes() == alone.total().total.tobytes()
+    assert not [name for name in many._shelf._up if name.startswith("result")]
 
 
 def test_the_order_of_workers_and_chunks_does_not_matter(recipe):

@@ -42,6 +42,8 @@ class Record:
     """Mean training loss of the updates folded, weighted by examples; None if nothing was folded."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Of the test set, when this version was evaluated: `accuracy`, `loss`. Else empty."""
+    num_tested: int | None = None
+    """Test examples of which `metrics` are means, where they are a sample of the test set; else None."""
     num_sent: int = 0
     num_accepted: int = 0
     """Updates that arrived in time and passed the gate."""

@@ -95,6 +95,10 @@ class Track(Part):
 
     evaluate_every: int = 1
     """Versions from one evaluation to the next; the last version is always evaluated."""
+    evaluate_sample: int = 0
+    """Test examples that a model is evaluated on, drawn once by the seed; records say so. 0: all of them."""
+    evaluate_overlap: bool = False
+    """With worker processes: evaluate a version while the next is trained. The same numbers, told later."""
     checkpoint_every: int = 10
     """Versions from one checkpoint to the next."""
     keep_checkpoints: int = 3
@@ -110,6 +114,7 @@ class Track(Part):
 
     def __post_init__(self) -> None:
         self.check_number("evaluate_every", at_least=1)
+        self.check_number("evaluate_sample", at_least=0)
         self.check_number("checkpoint_every", at_least=1)
         self.check_number("keep_checkpoints", at_least=1)
         self.check_number("timeline", at_least=0)

@@ -65,7 +65,7 @@ class Automatic:
         self._spent += time.perf_counter() - begin
         return found
 
-    def evaluate(self, version: int, params: Vector) -> dict[str, float]:
+    def evaluate(self, version: int, params: Vector) -> Mapping[str, float]:
         """Evaluates with whoever is there."""
         begin = time.perf_counter()
         metrics = self._crew.evaluate(version, params)

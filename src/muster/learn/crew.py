@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from muster.core.examples import Examples
 from muster.core.params import Vector
+from muster.core.randomness import rng
 from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import MEASURED, REPORT, Ids, Table, rows
@@ -49,6 +51,8 @@ class Recipe:
     """How the weights' gradients are made."""
     watched: bool = False
     """Whether workers take their times."""
+    sample: int = 0
+    """Test examples that are evaluated; 0: all."""
 
     def trainer(self, total: Any = None, watch: Stopwatch | None = None) -> Trainer:
         """A trainer of its own, summing into `total` (i64[U · size]) if it is given."""
@@ -78,8 +82,11 @@ class Crew(Protocol):
         """MEASURED rows of TASK rows, in their order: how good the model sent is on a client's examples."""
         ...
 
-    def evaluate(self, version: int, params: Vector) -> dict[str, float]:
-        """Means of the metrics of model `params` over all test examples."""
+    def evaluate(self, version: int, params: Vector) -> Mapping[str, float]:
+        """Means of the metrics of model `params` over all test examples, or over the sample.
+
+        What is returned may become known later; whoever looks at it waits.
+        """
         ...
 
     def total(self) -> FixedPointSum:
@@ -100,10 +107,16 @@ class Crew(Protocol):
 
 
 class Inline:
-    """Training in this process."""
+    """Training in this process.
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    Args:
+        trainer: Trains and evaluates.
+        sample: Test examples that are evaluated; 0: all.
+
+    """
+
+    def __init__(self, trainer: Trainer, sample: int = 0) -> None:
+        self._trainer, self._test = trainer, examined(trainer, sample)
         self._at = np.full(1, NOWHERE)
 
     def train(
@@ -133,8 +146,9 @@ class Inline:
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """One span of test examples after another."""
-        trainer, count = self._trainer, len(self._trainer.data.test)
-        return mean([evaluate_span(trainer, params, span) for span in spans(count)], count)
+        test = self._test
+        sums = [evaluate_span(self._trainer, params, test, span) for span in spans(len(test))]
+        return mean(sums, len(test))
 
     def total(self) -> FixedPointSum:
         """The trainer's own sum."""
@@ -212,11 +226,20 @@ def spans(count: int) -> list[slice]:
     return [slice(start, min(start + SPAN, count)) for start in range(0, count, SPAN)]
 
 
-def evaluate_span(trainer: Trainer, params: Vector, span: slice) -> dict[str, float]:
+def examined(trainer: Trainer, sample: int) -> Examples:
+    """The test examples that are evaluated: all, or so many, drawn by the seed."""
+    test = trainer.data.test
+    if not 0 < sample < len(test):
+        return test
+    index = np.sort(rng(trainer.folding.seed, "test sample").choice(len(test), sample, replace=False))
+    return Examples(test.x[index], test.y[index], test.text)
+
+
+def evaluate_span(trainer: Trainer, params: Vector, test: Examples, span: slice) -> dict[str, float]:
     """Sums of the metrics over a span of the test examples."""
-    test = trainer.data.test.slice(span.start, span.stop)
-    means = {**trainer.learner.evaluate(params, test), **trainer.uploads.reached(params, test)}
-    return {name: mean * len(test) for name, mean in means.items()}
+    part = test.slice(span.start, span.stop)
+    means = {**trainer.learner.evaluate(params, part), **trainer.uploads.reached(params, part)}
+    return {name: mean * len(part) for name, mean in means.items()}
 
 
 def mean(sums: Sequence[Mapping[str, float]], count: int) -> dict[str, float]:

@@ -265,11 +265,13 @@ class DataPlane:
         parts = (tasks[start : start + size] for start in range(0, len(tasks), size))
         return joined(rows(MEASURED, 0), *(self._crew.measure(part, *self._given(part)) for part in parts))
 
-    def evaluate(self) -> dict[str, float]:
-        """Metrics of the model that is reported over all test examples."""
+    def evaluate(self) -> Mapping[str, float]:
+        """Metrics of the model that is reported over all test examples; see `Crew.evaluate`."""
         result = self.result
-        each = self._shares.measure(result) if self._shares else {}
-        return {**self._crew.evaluate(self.version, result), **each}
+        found = self._crew.evaluate(self.version, result)
+        if self._shares is not None:
+            return {**found, **self._shares.measure(result)}
+        return dict(found) if self._keeps else found  # what clients keep belongs to a version that is told
 
     def mark(self) -> Moment:
         """The end of a version: what a checkpoint saves."""

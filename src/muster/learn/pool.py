@@ -28,6 +28,7 @@ from muster.core.sums import BLOCK, FixedPointSum
 from muster.core.tables import MEASURED, REPORT, TASK, Ids, Table, joined, rows
 
 from .crew import NOWHERE, Kept, Recipe, kept_of, mean, spans
+from .later import Later
 from .learner import Sent
 from .shared import Shelf
 from .stopwatch import Stopwatch
@@ -121,6 +122,7 @@ class Pool:
         num_workers: Processes.
         size: Length of the sums: of all vectors that go up, one after another.
         num_tests: Test examples of the data set.
+        overlap: Whether an evaluation may go on while the next version is trained.
         lifetime: When a worker is replaced.
         say: Told of workers that died and of those that were replaced.
         watch: Given the workers' times, and how long they are waited for, if the recipe has them watched.
@@ -139,13 +141,17 @@ class Pool:
         lifetime: Lifetime | None = None,
         say: Callable[[str], None] = lambda line: None,
         watch: Stopwatch | None = None,
+        overlap: bool = False,
     ) -> None:
-        self._num_tests, self._chunk = num_tests, max(recipe.chunk, 1)
+        self._num_tests = min(recipe.sample or num_tests, num_tests)
+        self._chunk, self._overlap = max(recipe.chunk, 1), overlap
         self._recipe = recipe
         self._folder: Trainer | None = None
         self._lifetime, self._say, self._watch = lifetime or Lifetime(), say, watch or Stopwatch()
         self._shelf = Shelf()
         self._jobs: deque[Job] = deque()
+        self._later: deque[Job] = deque()
+        """What may wait until no other job does."""
         self._merged = FixedPointSum(size, recipe.folding.scale)
         self._peaks = [0] * num_workers
         self._slots = [Slot(number, recipe, size) for number in range(num_workers)]
@@ -162,7 +168,7 @@ class Pool:
         reports = rows(REPORT, len(tasks))
         states: dict[int, bytes] = {}
         with self._watch.at("wait"):
-            answers = self._done(jobs)
+            answers = self._do(jobs)
         for piece, answer in zip(pieces, answers, strict=True):
             reports[piece] = answer["reports"].view(REPORT)
             states |= {int(k[5:]): v.tobytes() for k, v in answer.items() if k.startswith("kept.")}
@@ -181,7 +187,7 @@ class Pool:
         pieces, late = self._pieces(len(tasks), self._chunk), np.zeros(len(tasks), np.int64)
         jobs = [Job({"learn": True, **self._message(tasks[p], late[p], {})}) for p in pieces]
         with self._watch.at("wait"):
-            answers = self._done(jobs)
+            answers = self._do(jobs)
         learnt: list[Learnt] = []
         for piece, answer in zip(pieces, answers, strict=True):
             measured = zip(*(answer[name].tolist() for name in MEASURED_IN_TRAINING), strict=True)
@@ -203,17 +209,23 @@ class Pool:
         pieces = self._pieces(len(tasks))
         late = np.zeros(len(tasks), np.int64)
         jobs = [Job({"measure": True, **self._message(tasks[p], late[p], kept)}) for p in pieces]
-        return joined(rows(MEASURED, 0), *(a["measured"].view(MEASURED) for a in self._done(jobs)))
+        return joined(rows(MEASURED, 0), *(a["measured"].view(MEASURED) for a in self._do(jobs)))
 
-    def evaluate(self, version: int, params: Vector) -> dict[str, float]:
-        """Hands out spans of the test examples."""
+    def evaluate(self, version: int, params: Vector) -> Mapping[str, float]:
+        """Hands out spans of the test examples; with `overlap`, when no training waits."""
         name = f"{RESULT}/{version}"
         self._shelf.put(name, params)
         shared = {RESULT: self._shelf.told(name.__eq__)[name]}
         jobs = [Job({"span": [s.start, s.stop], "shared": shared}) for s in spans(self._num_tests)]
-        sums = [answer["sums"] for answer in self._done(jobs)]
-        self._shelf.take_down(name.__eq__)
-        return mean(sums, self._num_tests)
+        self._later.extend(jobs)
+
+        def wait() -> dict[str, float]:
+            with self._watch.at("evaluate"):
+                sums = [answer["sums"] for answer in self._done(jobs)]
+            self._shelf.take_down(name.__eq__)
+            return mean(sums, self._num_tests)
+
+        return Later(wait, lambda: all(job.answer for job in jobs)) if self._overlap else wait()
 
     def _pieces(self, count: int, chunk: int = 1) -> list[slice]:
         """Ever fewer tasks, in whole chunks: few messages, and workers that end together."""
@@ -240,9 +252,13 @@ class Pool:
             **{f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in kept_of(kept, tasks).items()},
         }
 
-    def _done(self, jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
-        """Has the workers do these jobs; returns the answers in their order."""
+    def _do(self, jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
+        """Has the workers do these jobs before any that may wait; returns the answers in their order."""
         self._jobs.extend(jobs)
+        return self._done(jobs)
+
+    def _done(self, jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
+        """Waits until the workers have done these jobs; returns the answers in their order."""
         with self._watch.at("start"):
             while not any(slot.ready for slot in self._slots):
                 self._listen()
@@ -261,8 +277,8 @@ class Pool:
     def _hand_out(self) -> None:
         """Gives a job to each worker that has none."""
         for slot in self._slots:
-            if self._jobs and slot.ready and slot.job is None:
-                slot.job = self._jobs.popleft()
+            if (waiting := self._jobs or self._later) and slot.ready and slot.job is None:
+                slot.job = waiting.popleft()
                 slot.sum.at[0] = NOWHERE
                 if not slot.process.send(slot.job.message):
                     self._jobs.appendleft(slot.job)  # it never began
@@ -344,9 +360,9 @@ class Pool:
         return self._merged
 
     def clear(self) -> None:
-        """Zeroes the sum, and takes down what is shared: the next versions put up their own."""
+        """Zeroes the sum, and takes down what was sent: the next versions put up their own."""
         self._merged.clear()
-        self._shelf.take_down()
+        self._shelf.take_down(lambda name: not name.startswith(f"{RESULT}/"))
 
     def peaks(self) -> tuple[int, ...]:
         """Peak RSS of each worker, and of those before it, as told with the last chunk."""

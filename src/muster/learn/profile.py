@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class ProfiledPlane:
         with self.watch.at("measure"):
             return self._inner.measure(tasks)
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> Mapping[str, float]:
         """As the plane does."""
         with self.watch.at("evaluate"):
             return self._inner.evaluate()

@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection, get_context
 from multiprocessing.shared_memory import SharedMemory
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from muster.core.errors import TrainingError, UserError
+from muster.core.examples import Examples
 from muster.core.memory import own_bytes, peak_rss_bytes
 from muster.core.part import loads
 from muster.core.store import decode, encode
 from muster.core.tables import TASK, Ids
 
-from .crew import Recipe, evaluate_span, learn_tasks, measure_tasks, train_tasks
+from .crew import Recipe, evaluate_span, examined, learn_tasks, measure_tasks, train_tasks
 from .shared import Described
 from .stopwatch import Stopwatch
 from .trainer import MEASURED_IN_TRAINING, Trainer
@@ -150,13 +152,13 @@ class Arrays:
 def work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> None:
     """The life of a worker process, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
-    total, arrays = Sum(size, sums), Arrays()
-    made: list[Trainer] = []
-    given: Recipe = loads(recipe)
-    watch = Stopwatch() if given.watched else None
+    total, arrays, made = Sum(size, sums), Arrays(), list[_Hands]()
 
     def make() -> dict[str, Any]:
-        made.append(given.trainer(total.total, watch))
+        given: Recipe = loads(recipe)
+        watch = Stopwatch() if given.watched else None
+        trainer = given.trainer(total.total, watch)
+        made.append(_Hands(trainer, examined(trainer, given.sample), arrays, total.at, watch))
         return {}
 
     alive = _answer(pipe, _caught(make))
@@ -167,7 +169,7 @@ def work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> None
             break
         if "end" in message:
             break
-        alive = _answer(pipe, _caught(partial(_do, made[0], message, arrays, total.at, watch)))
+        alive = _answer(pipe, _caught(partial(made[0].do, message)))
     made.clear()  # it holds a view of the sum, which could not be closed while it lives
     total.close()
     arrays.close()
@@ -194,34 +196,43 @@ def _caught(does: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return answer | {"rss": peak_rss_bytes(), "own": own_bytes()}
 
 
-def _do(
-    trainer: Trainer, message: Message, arrays: Arrays, at: Ids, watch: Stopwatch | None
-) -> dict[str, Any]:
-    """Carries out one message, under the watch if there is one."""
-    if watch is None:
-        return _carried_out(trainer, message, arrays, at)
-    with watch.at("evaluate" if "span" in message else "measure" if "measure" in message else "fold"):
-        answer = _carried_out(trainer, message, arrays, at)
-    return {**answer, "watch": watch.read()}
+@dataclass
+class _Hands:
+    """What a worker works with."""
 
+    trainer: Trainer
+    test: Examples
+    arrays: Arrays
+    at: Ids
+    watch: Stopwatch | None
 
-def _carried_out(trainer: Trainer, message: Message, arrays: Arrays, at: Ids) -> dict[str, Any]:
-    views = arrays.open(message["shared"])
-    if "span" in message:
-        return {"sums": evaluate_span(trainer, views[RESULT], slice(*message["span"]))}
-    kept = {int(k[5:]): v.tobytes() for k, v in message.items() if k.startswith("kept.")}
-    tasks = message["tasks"].view(TASK)
-    sent = {int(v): within(views, str(v)) for v in np.unique(tasks["version"])}
-    if "learn" in message:
-        learnt = learn_tasks(trainer, tasks, sent, at)
-        measured = {name: np.array([getattr(one, name) for one in learnt]) for name in MEASURED_IN_TRAINING}
-        return {"up": np.stack([one.up for one in learnt]), **measured}
-    if "measure" in message:
-        return {"measured": measure_tasks(trainer, tasks, sent, kept, at).view(np.uint8)}
-    late, now = message["staleness"], within(views, NOW)
-    reports, states = train_tasks(trainer, tasks, late, sent, kept, now, at)
-    told = {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
-    return {"reports": reports.view(np.uint8), **told}
+    def do(self, message: Message) -> dict[str, Any]:
+        """Carries out one message, under the watch if there is one."""
+        if self.watch is None:
+            return self._done(message)
+        with self.watch.at(
+            "evaluate" if "span" in message else "measure" if "measure" in message else "fold"
+        ):
+            answer = self._done(message)
+        return {**answer, "watch": self.watch.read()}
+
+    def _done(self, message: Message) -> dict[str, Any]:
+        views, trainer = self.arrays.open(message["shared"]), self.trainer
+        if "span" in message:
+            return {"sums": evaluate_span(trainer, views[RESULT], self.test, slice(*message["span"]))}
+        kept = {int(k[5:]): v.tobytes() for k, v in message.items() if k.startswith("kept.")}
+        tasks = message["tasks"].view(TASK)
+        sent = {int(v): within(views, str(v)) for v in np.unique(tasks["version"])}
+        if "learn" in message:
+            learnt = learn_tasks(trainer, tasks, sent, self.at)
+            measured = {name: np.array([getattr(one, name) for one in learnt]) for name in MEASURED_IN_TRAINING}
+            return {"up": np.stack([one.up for one in learnt]), **measured}
+        if "measure" in message:
+            return {"measured": measure_tasks(trainer, tasks, sent, kept, self.at).view(np.uint8)}
+        late, now = message["staleness"], within(views, NOW)
+        reports, states = train_tasks(trainer, tasks, late, sent, kept, now, self.at)
+        told = {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
+        return {"reports": reports.view(np.uint8), **told}
 
 
 def within(arrays: Mapping[str, Any], place: str) -> dict[str, Any]:

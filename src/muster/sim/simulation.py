@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -94,6 +95,10 @@ class Plane(Protocol):
         ...
 
 
+NO_METRICS: Mapping[str, float] = MappingProxyType({})
+"""Nothing was evaluated."""
+
+
 @dataclass(frozen=True)
 class Outside:
     """Ends that `step` cannot see: wall time, and a metric that is good enough."""
@@ -139,6 +144,7 @@ class Simulation:
         power: Of the devices; None: energy is not counted.
         timeline: Clients whose tasks are told one by one (Record.spans), ascending.
         epsilon: What so many versions of a private run give away; None: it is not private.
+        num_tested: Test examples that are evaluated, if they are a sample.
         log: Called with every table of events that is delivered; a replay needs no more.
 
     """
@@ -155,6 +161,7 @@ class Simulation:
     power: Power | None = None
     timeline: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
     epsilon: Callable[[int], float] | None = None
+    num_tested: int | None = None
     log: Callable[[Events], None] = field(default=lambda _: None)
     ended: Stop | None = field(default=None, init=False)
     _queue: Queue = field(default_factory=Queue, init=False)
@@ -167,7 +174,7 @@ class Simulation:
     """Tasks of clients that were asked and have reported."""
     _ledger: Ledger = field(default_factory=Ledger, init=False)
     _spans: list[Span] = field(default_factory=list, init=False)
-    _metrics: dict[str, float] = field(default_factory=dict, init=False)
+    _metrics: Mapping[str, float] = field(default_factory=lambda: NO_METRICS, init=False)
     _evaluated: int = field(default=-1, init=False)
     _tried: Tried | None = field(default=None, init=False)
     _together: int = field(default=2, init=False)
@@ -401,7 +408,7 @@ class Simulation:
 
     def _evaluate(self, version: int) -> None:
         if version != self._evaluated:
-            self._metrics = dict(self.plane.evaluate())
+            self._metrics = self.plane.evaluate()  # it may become known later: whoever looks at it waits
             self._evaluated = version
 
     def _time_is_up(self) -> bool:
@@ -428,7 +435,7 @@ class Simulation:
 
     def _record(self, reports: Table | None) -> Record:
         """The record of the version that is done; the next one starts with an empty ledger."""
-        metrics, self._metrics = self._metrics, {}
+        metrics, self._metrics = self._metrics, NO_METRICS
         costs, self._ledger = self._ledger, Ledger()
         told, self._spans = sorted(self._spans, key=lambda span: (span.sent_secs, span.client)), []
         good = rows(TASK, 0) if reports is None else reports[reports["refused"] == 0]
@@ -438,6 +445,7 @@ class Simulation:
             wall_secs=self.wall_secs,
             loss=None if reports is None else _mean_loss(good),
             metrics=metrics,
+            num_tested=None if metrics is NO_METRICS else self.num_tested,
             num_accepted=len(good),
             num_refused=0 if reports is None else len(reports) - len(good),
             clients=tuple(good["client"].tolist()),
