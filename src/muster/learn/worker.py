@@ -225,7 +225,9 @@ class _Hands:
         sent = {int(v): within(views, str(v)) for v in np.unique(tasks["version"])}
         if "learn" in message:
             learnt = learn_tasks(trainer, tasks, sent, self.at)
-            measured = {name: np.array([getattr(one, name) for one in learnt]) for name in MEASURED_IN_TRAINING}
+            measured = {
+                name: np.array([getattr(one, name) for one in learnt]) for name in MEASURED_IN_TRAINING
+            }
             return {"up": np.stack([one.up for one in learnt]), **measured}
         if "measure" in message:
             return {"measured": measure_tasks(trainer, tasks, sent, kept, self.at).view(np.uint8)}
