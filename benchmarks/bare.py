@@ -1,9 +1,9 @@
 """The same SGD steps with no platform at all: what there is to be measured against.
 
-    python benchmarks/bare.py torch|torch2|vmap|jax A|B|C|D [--rounds N]
+    python benchmarks/bare.py torch|torch2|vmap|vmap2|jax|jax2 A|B|C|D [--rounds N]
 
-torch is one thread, client after client; torch2 two processes of one thread each; vmap torch.func.vmap and
-jax jit(vmap(scan)), both 100 clients at a time, for work B only: they make convolutions slower. Every one
+torch is one client after another; vmap torch.func.vmap and jax jit(vmap(scan)), both 100 clients at a time,
+for work B only: they make convolutions slower. A 2 is for two processes of one thread each. Every one
 sums the updates weighed by examples and moves the model. Prints one line of JSON, as the peers do.
 """
 
@@ -72,22 +72,22 @@ class Loop:
         return [tensor.detach().numpy().copy() for tensor in self.tensors]
 
 
-def torch_loop(name: str, work: Workload) -> Round:
+def one_process(way: str, name: str, work: Workload) -> Round:
     """One process, one thread."""
-    loop = Loop(name, work)
+    loop = LOOPS[way](name, work)
     model = loop.initial()
 
     def train(ids: list[int]) -> float:
         nonlocal model
         totals, examples = loop.sum(ids, model)
-        model = [total / examples for total in totals]
+        model = [total / np.float32(examples) for total in totals]
         return 0.0
 
     return train
 
 
-def _serve(pipe, name: str) -> None:
-    loop = Loop(name, workload(name))
+def _serve(pipe, way: str, name: str) -> None:
+    loop = LOOPS[way](name, workload(name))
     pipe.send(loop.initial())
     with suppress(EOFError):  # the parent has gone
         while True:
@@ -97,13 +97,13 @@ def _serve(pipe, name: str) -> None:
             pipe.send((*done, time.process_time() - before))
 
 
-def torch_processes(name: str, work: Workload) -> Round:
+def two_processes(way: str, name: str, work: Workload) -> Round:
     """Two processes of one thread each, the clients dealt out by their sizes."""
     spawn = multiprocessing.get_context("spawn")
     pipes = []
     for _ in range(2):
         ours, theirs = spawn.Pipe()
-        spawn.Process(target=_serve, args=(theirs, name), daemon=True).start()
+        spawn.Process(target=_serve, args=(theirs, way, name), daemon=True).start()
         pipes.append(ours)
     model, _ = [pipe.recv() for pipe in pipes]
 
@@ -113,7 +113,8 @@ def torch_processes(name: str, work: Workload) -> Round:
         for number, pipe in enumerate(pipes):
             pipe.send((ids[number::2], model))
         first, second = (pipe.recv() for pipe in pipes)
-        model = [(a + b) / (first[1] + second[1]) for a, b in zip(first[0], second[0], strict=True)]
+        examples = np.float32(first[1] + second[1])
+        model = [(a + b) / examples for a, b in zip(first[0], second[0], strict=True)]
         return first[2] + second[2]
 
     return train
@@ -133,101 +134,118 @@ def padded(work: Workload, ids: list[int], draw: np.random.Generator) -> tuple[n
     return x.reshape(len(ids), steps, size, *x.shape[2:]), y.reshape(len(ids), steps, size), real
 
 
-def torch_vmap(name: str, work: Workload) -> Round:
+class VmapLoop:
     """torch.func over groups of clients."""
-    import torch
-    from torch.func import functional_call, grad, vmap
-    from torch_models import model
 
-    torch.set_num_threads(1)
-    net, draw = model(name), np.random.default_rng(0)
-    params = {key: value.detach() for key, value in net.named_parameters()}
+    def __init__(self, name: str, work: Workload) -> None:
+        import torch
+        from torch.func import functional_call, grad, vmap
+        from torch_models import model
 
-    def loss(params, x, y, real):
-        each = torch.nn.functional.cross_entropy(functional_call(net, params, (x,)), y, reduction="none")
-        return (each * (torch.arange(len(y)) < real)).sum() / real.clamp(min=1)
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        net = model(name)
+        self.work, self.draw = work, np.random.default_rng(0)
+        self.start = {key: value.detach() for key, value in net.named_parameters()}
 
-    slope = vmap(grad(loss))
+        def loss(params, x, y, real):
+            each = torch.nn.functional.cross_entropy(functional_call(net, params, (x,)), y, reduction="none")
+            return (each * (torch.arange(len(y)) < real)).sum() / real.clamp(min=1)
 
-    def train(ids: list[int]) -> float:
-        nonlocal params
+        self.slope = vmap(grad(loss))
+
+    def initial(self) -> list[np.ndarray]:
+        """The untrained model."""
+        return [value.numpy() for value in self.start.values()]
+
+    def sum(self, ids: list[int], model: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
+        """As `Loop.sum`."""
+        import torch
+
+        params = {key: torch.from_numpy(array) for key, array in zip(self.start, model, strict=True)}
         totals, examples = {key: torch.zeros_like(value) for key, value in params.items()}, 0
         for start in range(0, len(ids), GROUP):
             group = ids[start : start + GROUP]
-            x, y, real = (torch.from_numpy(array) for array in padded(work, group, draw))
+            x, y, real = (torch.from_numpy(array) for array in padded(self.work, group, self.draw))
             mine = {key: value.expand(len(group), *value.shape).clone() for key, value in params.items()}
             for step in range(x.shape[1]):
-                slopes = slope(mine, x[:, step], y[:, step], real[:, step])
+                slopes = self.slope(mine, x[:, step], y[:, step], real[:, step])
                 for key, value in mine.items():
-                    value.sub_(slopes[key], alpha=work.lr)
+                    value.sub_(slopes[key], alpha=self.work.lr)
             counts = real.sum(1).float()
             for key, value in mine.items():
                 totals[key] += torch.tensordot(counts, value, 1)
             examples += int(counts.sum())
-        params = {key: value / examples for key, value in totals.items()}
-        return 0.0
-
-    return train
+        return [value.numpy() for value in totals.values()], examples
 
 
-def jax_scan(name: str, work: Workload) -> Round:
+class JaxLoop:
     """jit(vmap(scan)) over groups of clients."""
-    import jax
-    import jax.numpy as jnp
 
-    draw = np.random.default_rng(0)
-    widths = (64, 64, 10)
-    params = [
-        (draw.standard_normal((a, b)).astype(np.float32) / 8, np.zeros(b, np.float32))
-        for a, b in itertools.pairwise(widths)
-    ]
+    def __init__(self, name: str, work: Workload) -> None:
+        import jax
+        import jax.numpy as jnp
 
-    def loss(params, x, y, real):
-        (w1, b1), (w2, b2) = params
-        scores = jax.nn.log_softmax(jax.nn.relu(x @ w1 + b1) @ w2 + b2)
-        each = -jnp.take_along_axis(scores, y[:, None], 1)[:, 0]
-        return jnp.sum(each * (jnp.arange(len(y)) < real)) / jnp.maximum(real, 1)
+        self.work, self.draw = work, np.random.default_rng(0)
 
-    def client(params, x, y, real):
-        def step(params, batch):
-            slopes = jax.grad(loss)(params, *batch)
-            return jax.tree.map(lambda p, g: p - work.lr * g, params, slopes), None
+        def loss(params, x, y, real):
+            w1, b1, w2, b2 = params
+            scores = jax.nn.log_softmax(jax.nn.relu(x @ w1 + b1) @ w2 + b2)
+            each = -jnp.take_along_axis(scores, y[:, None], 1)[:, 0]
+            return jnp.sum(each * (jnp.arange(len(y)) < real)) / jnp.maximum(real, 1)
 
-        trained, _ = jax.lax.scan(step, params, (x, y, real))
-        return jax.tree.map(lambda value: value * jnp.sum(real), trained)
+        def client(params, x, y, real):
+            def step(params, batch):
+                slopes = jax.grad(loss)(params, *batch)
+                return jax.tree.map(lambda p, g: p - work.lr * g, params, slopes), None
 
-    @jax.jit
-    def group(params, x, y, real):
-        trained = jax.vmap(client, (None, 0, 0, 0))(params, x, y, real)
-        return jax.tree.map(lambda value: value.sum(0), trained)
+            trained, _ = jax.lax.scan(step, params, (x, y, real))
+            return jax.tree.map(lambda value: value * jnp.sum(real), trained)
 
-    def train(ids: list[int]) -> float:
-        nonlocal params
+        def group(params, x, y, real):
+            trained = jax.vmap(client, (None, 0, 0, 0))(params, x, y, real)
+            return jax.tree.map(lambda value: value.sum(0), trained)
+
+        self.group = jax.jit(group)
+
+    def initial(self) -> list[np.ndarray]:
+        """The untrained model."""
+        draw = np.random.default_rng(0)
+        return [
+            array
+            for ins, outs in itertools.pairwise((64, 64, 10))
+            for array in (
+                draw.standard_normal((ins, outs)).astype(np.float32) / 8,
+                np.zeros(outs, np.float32),
+            )
+        ]
+
+    def sum(self, ids: list[int], model: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
+        """As `Loop.sum`."""
         parts, examples = [], 0
         for start in range(0, len(ids), GROUP):
-            x, y, real = padded(work, ids[start : start + GROUP], draw)
-            parts.append(group(params, x, y, real))
+            x, y, real = padded(self.work, ids[start : start + GROUP], self.draw)
+            parts.append(self.group(model, x, y, real))
             examples += int(real.sum())
-        params = jax.tree.map(lambda *each: np.asarray(sum(each)) / examples, *parts)
-        return 0.0
-
-    return train
+        return [np.asarray(sum(each)) for each in zip(*parts, strict=True)], examples
 
 
-WAYS = {"torch": torch_loop, "torch2": torch_processes, "vmap": torch_vmap, "jax": jax_scan}
+LOOPS = {"torch": Loop, "vmap": VmapLoop, "jax": JaxLoop}
+WAYS = [*LOOPS, *(f"{way}2" for way in LOOPS)]
 
 
 def main() -> None:
     """Runs and prints one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("way", choices=list(WAYS))
+    parser.add_argument("way", choices=WAYS)
     parser.add_argument("work", choices=("A", "B", "C", "D"))
     parser.add_argument("--rounds", type=int)
     args = parser.parse_args()
-    if args.way in ("vmap", "jax") and args.work != "B":
+    loop = args.way.removesuffix("2")
+    if loop != "torch" and args.work != "B":
         parser.error(f"{args.way} is for work B")
     work = workload(args.work)
-    train = WAYS[args.way](args.work, work)
+    train = (one_process if loop == args.way else two_processes)(loop, args.work, work)
     secs, cpu = [], []
     for number in range(args.rounds or work.rounds):
         wall, mine = time.perf_counter(), time.process_time()

@@ -32,7 +32,7 @@ def test_batches_are_padded(bare, tiny):
 def test_bare_loops_run(bare, tiny, way):
     if way == "jax":
         pytest.importorskip("jax")
-    train = bare.WAYS[way]("B", tiny)
+    train = bare.one_process(way, "B", tiny)
     assert train([0, 1]) == train([1, 2]) == 0.0
 
 
