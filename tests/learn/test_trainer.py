@@ -22,8 +22,12 @@ def task(client, attempt=0, ticket=7):
     return rows(TASK, 1, client=client, attempt=attempt, ticket=ticket)[0]
 
 
-def model(learner):
-    return {"model": np.ones(learner.spec.size, np.float32)}
+def train(it, task, late, kept=None):
+    """A report and what is kept, of one task of version 0."""
+    sent, client = {0: {"model": np.ones(it.learner.spec.size, np.float32)}}, int(task["client"])
+    before = {} if kept is None else {client: kept}
+    reports, new = it.train(np.asarray(task).reshape(1), np.array([late]), sent, before, {}, np.zeros(1, int))
+    return reports[0], new.get(client)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,7 @@ def test_gate(value, weight, expected):
 
 def test_a_task_is_weighed_added_and_reported():
     it = trainer(Fixed(lambda client: 0.5))
-    report, kept = it.train(task(5), 2, model(it.learner), None, {})
+    report, kept = train(it, task(5), 2)
     assert kept is None
     assert np.isnan(report["loss_before"]) and report["norm"] == pytest.approx(np.sqrt(32 * 0.25))
     told = {name: report[name].item() for name in report.dtype.names if name not in ("loss_before", "norm")}
@@ -72,13 +76,13 @@ def test_a_task_is_weighed_added_and_reported():
     }
     # the weight of the largest client, 9 of 9, is 1: half a unit of 2^40
     assert (it.total.total == 2**39).all()
-    it.train(task(0), 0, model(it.learner), None, {})  # 3 of 9 examples
+    train(it, task(0), 0)  # 3 of 9 examples
     assert (it.total.total == 2**39 + round(2**39 / 3)).all()
 
 
 def test_staleness_reaches_the_weight():
     it = trainer(Fixed(lambda client: 1.0), StaleMean(), max_weight=1.0)
-    it.train(task(0), 3, model(it.learner), None, {})
+    train(it, task(0), 3)
     assert (it.total.total == 2**39).all()  # 1 / sqrt(1 + 3)
 
 
@@ -94,23 +98,23 @@ def test_a_refused_update_adds_nothing_and_keeps_nothing(value, refused):
             return trained
 
     it = trainer(Wild(keeping=True))
-    report, kept = it.train(task(5), 0, model(it.learner), None, {})
+    report, kept = train(it, task(5), 0)
     assert report["refused"] == refused
     assert kept is None and not it.total.total.any()
 
 
 def test_a_weight_beyond_the_largest_is_refused():
     it = trainer(Fixed(), max_weight=4.0)
-    assert it.train(task(0), 0, model(it.learner), None, {})[0]["refused"] == Refusal.NONE
+    assert train(it, task(0), 0)[0]["refused"] == Refusal.NONE
     before = it.total.total.copy()
-    assert it.train(task(5), 0, model(it.learner), None, {})[0]["refused"] == Refusal.BAD_WEIGHT
+    assert train(it, task(5), 0)[0]["refused"] == Refusal.BAD_WEIGHT
     assert np.array_equal(it.total.total, before)
 
 
 def test_randomness_is_keyed_by_seed_client_and_attempt():
     def delta(client, attempt, seed=3, ticket=7):
         it = trainer(Wander(), seed=seed)
-        it.train(task(client, attempt, ticket), 0, model(it.learner), None, {})
+        train(it, task(client, attempt, ticket), 0)
         return it.up[0].tobytes()
 
     assert delta(4, 0) == delta(4, 0, ticket=99)
@@ -119,16 +123,16 @@ def test_randomness_is_keyed_by_seed_client_and_attempt():
 
 def test_what_was_trained_before_leaves_no_trace():
     alone, after = trainer(Wander()), trainer(Wander())
-    after.train(task(1), 0, model(after.learner), None, {})
+    train(after, task(1), 0)
     for it in (alone, after):
-        it.train(task(2), 0, model(it.learner), None, {})
+        train(it, task(2), 0)
     assert np.array_equal(alone.up, after.up)
 
 
 def test_what_a_client_keeps_comes_back_encoded():
     it = trainer(Wander(keeping=True))
-    _, first = it.train(task(2), 0, model(it.learner), None, {})
-    _, second = it.train(task(2, 1), 0, model(it.learner), decode(first), {})
+    _, first = train(it, task(2), 0)
+    _, second = train(it, task(2, 1), 0, first)
     assert (decode(first)["num_tasks"], decode(second)["num_tasks"]) == (1, 2)
     assert np.array_equal(decode(second)["last"], it.up[0, 0])
 
@@ -143,7 +147,7 @@ class Failing(Fixed):
 def test_an_exception_names_client_and_task():
     it = trainer(Failing())
     with pytest.raises(TrainingError) as caught:
-        it.train(task(5, ticket=41), 0, model(it.learner), None, {})
+        train(it, task(5, ticket=41), 0)
     text = "training failed at client 5, task 41, 9 examples: ValueError: no such thing"
     assert str(caught.value) == text
     assert caught.value.__cause__ is Failing.error
@@ -155,7 +159,7 @@ def test_a_users_mistake_goes_through_as_it_is():
 
     it = trainer(Mistaken())
     with pytest.raises(UserError, match=r"^give another number$"):
-        it.train(task(5), 0, model(it.learner), None, {})
+        train(it, task(5), 0)
 
 
 def test_exit_in_a_users_training_is_a_failure_not_the_end_of_the_run():
@@ -164,7 +168,7 @@ def test_exit_in_a_users_training_is_a_failure_not_the_end_of_the_run():
 
     it = trainer(Leaving())
     with pytest.raises(TrainingError, match=r"client 5, task 7, .*: SystemExit: 0$"):
-        it.train(task(5), 0, model(it.learner), None, {})
+        train(it, task(5), 0)
 
 
 def test_state_that_cannot_be_kept_names_client_and_field():
@@ -176,4 +180,4 @@ def test_state_that_cannot_be_kept_names_client_and_field():
 
     it = trainer(Odd(keeping=True))
     with pytest.raises(TrainingError, match=r"client 2, .*'last' is a object"):
-        it.train(task(2), 0, model(it.learner), None, {})
+        train(it, task(2), 0)

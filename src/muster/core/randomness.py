@@ -44,7 +44,7 @@ def rng(seed: int, stream: str, *numbers: int) -> np.random.Generator:
 
 
 class Rekeyed:
-    """`rng(seed, stream, n)` for one n after the other in one object, keyed anew: four times as fast.
+    """`rng(seed, stream, *numbers)` for one after the other in one object, keyed anew: four times as fast.
 
     What it gives is good until the next call.
     """
@@ -55,9 +55,9 @@ class Rekeyed:
         self._fresh = self._philox.state
         self._generator = np.random.Generator(self._philox)
 
-    def __call__(self, number: int) -> np.random.Generator:
+    def __call__(self, *numbers: int) -> np.random.Generator:
         """As fresh as a new one."""
-        words = key(self._seed, self._stream, number).to_bytes(16, "little")
+        words = key(self._seed, self._stream, *numbers).to_bytes(16, "little")
         self._fresh["state"]["key"] = np.frombuffer(words, np.uint64)
         self._philox.state = self._fresh
         return self._generator

@@ -15,7 +15,7 @@ from muster.core.params import Vector
 from muster.core.randomness import rng
 from muster.core.store import decode
 from muster.core.sums import FixedPointSum
-from muster.core.tables import MEASURED, REPORT, Ids, Table, rows
+from muster.core.tables import MEASURED, Ids, Table, rows
 from muster.data.federated import FederatedData
 
 from .learner import Gradients, Sent
@@ -123,7 +123,7 @@ class Inline:
         self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """One task after another, or one chunk."""
-        return train_tasks(self._trainer, tasks, staleness, sent, kept, now, self._at)
+        return self._trainer.train(tasks, np.asarray(staleness), sent, kept, now, self._at)
 
     @property
     def together(self) -> int:
@@ -132,7 +132,7 @@ class Inline:
 
     def learn(self, tasks: Table, sent: Mapping[int, Sent]) -> list[Learnt]:
         """One chunk after another."""
-        return learn_tasks(self._trainer, tasks, sent, self._at)
+        return self._trainer.learn(tasks, sent, self._at)
 
     def fold(
         self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], learnt: Sequence[Learnt], now: Sent
@@ -178,41 +178,8 @@ def kept_of(kept: Kept, tasks: Table) -> Kept:
     return {client: kept[client] for client in tasks["client"].tolist() if client in kept}
 
 
-def train_tasks(
-    trainer: Trainer, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent, at: Ids
-) -> tuple[Table, dict[int, bytes]]:
-    """Trains TASK rows, as `Crew.train` does, in the trainer's chunks; `at`, i64[1], is the row it is at."""
-    reports = rows(REPORT, len(tasks))
-    states: dict[int, bytes] = {}
-    if trainer.chunk > 0:
-        for chunk in chunks(len(tasks), trainer.chunk):
-            at[0] = chunk.start
-            before = {client: decode(state) for client, state in kept_of(kept, tasks[chunk]).items()}
-            part = trainer.train_together(tasks[chunk], staleness[chunk], sent, before, now)
-            reports[chunk] = part[0]
-            states |= part[1]
-        return reports, states
-    for i, task in enumerate(tasks):
-        at[0], client = i, int(task["client"])
-        mine = decode(kept[client]) if client in kept else None
-        report, after = trainer.train(task, int(staleness[i]), sent[int(task["version"])], mine, now)
-        reports[i] = report[0]
-        if after is not None:
-            states[client] = after
-    return reports, states
-
-
-def learn_tasks(trainer: Trainer, tasks: Table, sent: Mapping[int, Sent], at: Ids) -> list[Learnt]:
-    """Trains TASK rows in the trainer's chunks and folds nothing; `at` as in `train_tasks`."""
-    learnt: list[Learnt] = []
-    for chunk in chunks(len(tasks), max(trainer.chunk, 1)):
-        at[0] = chunk.start
-        learnt += trainer.learn(tasks[chunk], sent)
-    return learnt
-
-
 def measure_tasks(trainer: Trainer, tasks: Table, sent: Mapping[int, Sent], kept: Kept, at: Ids) -> Table:
-    """MEASURED rows of TASK rows; `at` as in `train_tasks`."""
+    """MEASURED rows of TASK rows; `at` as in `Trainer.train`."""
     found = rows(MEASURED, len(tasks))
     for i, task in enumerate(tasks):
         at[0], client = i, int(task["client"])

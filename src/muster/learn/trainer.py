@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +13,8 @@ import numpy.typing as npt
 
 from muster.core.algorithm import Combine, Local, Vectors
 from muster.core.errors import MusterError, TrainingError
-from muster.core.randomness import rng
-from muster.core.store import encode
+from muster.core.randomness import Rekeyed, rng
+from muster.core.store import decode, encode
 from muster.core.sums import BLOCK, LIMIT, FixedPointSum
 from muster.core.tables import MEASURED, REPORT, Refusal, Table, rows
 from muster.data.federated import FederatedData
@@ -35,6 +34,9 @@ UNSENT = "unsent"
 
 MEASURED_IN_TRAINING = ("num_steps", "loss", "loss_sq_mean")
 """What is told of training beside the update."""
+
+ROOM_BYTES = 1 << 20
+"""Small updates are folded together, so many bytes at once; it changes no bit."""
 
 NONE, NON_FINITE, TOO_LARGE, BAD_WEIGHT = (
     np.int8(why) for why in (Refusal.NONE, Refusal.NON_FINITE, Refusal.TOO_LARGE, Refusal.BAD_WEIGHT)
@@ -80,6 +82,7 @@ class Trainer:
     total: FixedPointSum
     chunk: int = 0
     up: Stack = field(init=False)
+    _keyed: list[Rekeyed] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.up = np.zeros((1, len(self.folding.local.up), self.learner.spec.size), np.float32)
@@ -110,96 +113,135 @@ class Trainer:
         return Spill(Path(self.folding.spill), self.learner.spec.size)
 
     def train(
-        self, task: Table, staleness: int, sent: Sent, kept: Mapping[str, Any] | None, now: Sent
-    ) -> tuple[Table, bytes | None]:
-        """Trains one task and folds its update, unless the gate refuses it.
+        self,
+        tasks: Table,
+        staleness: npt.NDArray[np.int64],
+        sent: Mapping[int, Sent],
+        kept: Mapping[int, bytes],
+        now: Sent,
+        at: npt.NDArray[np.int64],
+    ) -> tuple[Table, dict[int, bytes]]:
+        """Trains tasks, no client twice, and folds their updates, unless the gate refuses them.
 
         Args:
-            task: One TASK row.
-            staleness: Versions between the model sent and the one that the update moves.
-            sent: What the client got, by name: the `model` f32[size], other vectors f32[trained].
-            kept: The client's lasting state, None if it has none.
+            tasks: TASK rows.
+            staleness: i64[K], versions between the model sent and the one that each update moves.
+            sent: What the clients got, by version, then by name: the `model` f32[size], others f32[trained].
+            kept: The clients' lasting states, encoded, of those that have one.
             now: What the combination's rule may look at.
+            at: i64[1], told which row it is at.
 
         Returns:
-            One REPORT row, and the client's new lasting state if it is to be kept.
+            REPORT rows, and the clients' new lasting states that are to be kept.
 
         Raises:
             TrainingError: Training raised; names the client and the task.
 
         """
-        with self.named(task):
-            done, state = self.trained(task, sent, kept)
-            reports = self.fold(
-                np.asarray(task).reshape(1), np.array([staleness]), done, self.up[:1], [state], now
-            )
-            return reports, state.encoded(bool(reports["refused"][0]))
+        reports, new = rows(REPORT, len(tasks)), dict[int, bytes]()
+        for start in range(0, len(tasks), self.room):
+            part = slice(start, start + self.room)
+            at[0] = start
+            if self.chunk > 0:
+                done, up, states = self.trained_together(tasks[part], sent, kept)
+            else:
+                done, up, states = self.trained(tasks[part], sent, kept, at)
+            told = self.fold(tasks[part], staleness[part], done, up, states, now)
+            reports[part] = told
+            new |= self.encoded(tasks[part], states, told["refused"].tolist())
+        return reports, new
 
-    def trained(self, task: Table, sent: Sent, kept: Mapping[str, Any] | None) -> tuple[Together, State]:
-        """Trains one task into the first row of `up`; see `train`."""
-        client, attempt = int(task["client"]), int(task["attempt"])
-        received, mine, about = self.received(sent, kept)
-        draw = rng(self.folding.seed, "train", client, attempt)
-        examples = self.uploads.examples(client, attempt)
-        done = self.learner.train(received, examples, draw, self.up[0], mine, int(task["steps"]))
-        lasting = self.lasting(done.num_steps, done.kept, received, self.up[0], mine)
-        measured = [np.array([value]) for value in (done.num_steps, done.loss, done.loss_sq_mean)]
-        return Together(measured[0], measured[1], measured[2], ()), State(
-            received, mine, about, lasting, (kept or {}).get(UNSENT)
-        )
+    @cached_property
+    def room(self) -> int:
+        """Tasks whose updates are in memory at once: a chunk; else as many as fit ROOM_BYTES."""
+        return self.chunk or max(ROOM_BYTES // max(self.up[0].nbytes, 1), 1)
 
-    @contextmanager
-    def named(self, task: Table) -> Iterator[None]:
-        """Has an error say whose training failed.
+    def rows_of_up(self, count: int) -> Stack:
+        """The first rows of `up`, which grows if need be."""
+        if len(self.up) < count:
+            self.up = np.zeros((count, *self.up.shape[1:]), np.float32)
+        return self.up[:count]
+
+    def draws(self, clients: Sequence[int], attempts: Sequence[int]) -> list[np.random.Generator]:
+        """Each task's only randomness."""
+        while len(self._keyed) < len(clients):
+            self._keyed.append(Rekeyed(self.folding.seed, "train"))
+        keyed = zip(self._keyed, clients, attempts, strict=False)
+        return [draw(client, attempt) for draw, client, attempt in keyed]
+
+    def starts(
+        self,
+        clients: Sequence[int],
+        versions: Sequence[int],
+        sent: Mapping[int, Sent],
+        kept: Mapping[int, bytes],
+    ) -> list[State]:
+        """What tasks start from."""
+        if not kept:
+            plain = {version: self.received(sent[version], None) for version in set(versions)}
+            return [State(*plain[version]) for version in versions]
+        states = []
+        for client, version in zip(clients, versions, strict=True):
+            before = decode(kept[client]) if client in kept else None
+            received, mine, about = self.received(sent[version], before)
+            states.append(State(received, mine, about, unsent=(before or {}).get(UNSENT)))
+        return states
+
+    def trained(
+        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes], at: npt.NDArray[np.int64]
+    ) -> tuple[Together, Stack, list[State]]:
+        """Trains TASK rows one after another into the first rows of `up`, which are returned; see `train`."""
+        clients, attempts, first = tasks["client"].tolist(), tasks["attempt"].tolist(), int(at[0])
+        states = self.starts(clients, tasks["version"].tolist(), sent, kept)
+        up, measured = self.rows_of_up(len(tasks)), []
+        keeps = len(self.personal) > 0 or self.folding.local.keeps
+        for i, (state, steps) in enumerate(zip(states, tasks["steps"].tolist(), strict=True)):
+            at[0] = first + i
+            try:
+                (draw,) = self.draws(clients[i : i + 1], attempts[i : i + 1])
+                examples = self.uploads.examples(clients[i], attempts[i])
+                done = self.learner.train(state.received, examples, draw, up[i], state.mine, steps)
+                if keeps or done.kept is not None:
+                    state.lasting = self.lasting(done.num_steps, done.kept, state.received, up[i], state.mine)
+            except MusterError:
+                raise
+            except (Exception, SystemExit) as error:  # a user's exit() must not pass for the end of the run
+                raise self.failed(tasks[i], error) from error
+            measured.append((done.num_steps, done.loss, done.loss_sq_mean))
+        counts, loss, squared = zip(*measured, strict=True)
+        return Together(np.array(counts), np.array(loss), np.array(squared), ()), up, states
+
+    def encoded(self, tasks: Table, states: Sequence[State], refused: Sequence[int]) -> dict[int, bytes]:
+        """The clients' new lasting states, of those that have one to be kept.
 
         Raises:
-            TrainingError: Training raised.
+            TrainingError: One cannot be kept.
         """
-        try:
-            yield
-        except MusterError:
-            raise
-        except (Exception, SystemExit) as error:  # a user's exit() must not pass for the end of the run
-            client = int(task["client"])
-            num_examples = int(self.data.num_examples[client])
-            where = f"client {client}, task {int(task['ticket'])}, {num_examples} examples"
-            raise TrainingError(f"training failed at {where}: {type(error).__name__}: {error}") from error
+        new = {}
+        for i, (client, state) in enumerate(zip(tasks["client"].tolist(), states, strict=True)):
+            try:
+                told = state.encoded(bool(refused[i]))
+            except Exception as error:
+                raise self.failed(tasks[i], error) from error
+            if told is not None:
+                new[client] = told
+        return new
 
-    def train_together(
-        self,
-        tasks: Table,
-        staleness: npt.NDArray[np.int64],
-        sent: Mapping[int, Sent],
-        kept: Mapping[int, Mapping[str, Any]],
-        now: Sent,
-    ) -> tuple[Table, dict[int, bytes]]:
-        """Trains TASK rows as one cohort and folds their updates; see `train`.
-
-        `sent` is by version, `kept` by client. Returns REPORT rows and the clients' new lasting states.
-        """
-        done, up, states = self.trained_together(tasks, sent, kept)
-        clients = tasks["client"].tolist()
-        reports = self.fold(tasks, staleness, done, up, states, now)
-        refused = reports["refused"].tolist()
-        encoded = ((c, s.encoded(bool(no))) for c, s, no in zip(clients, states, refused, strict=True))
-        return reports, {client: state for client, state in encoded if state is not None}
+    def failed(self, task: Table, error: BaseException) -> TrainingError:
+        """Says whose training has failed."""
+        client = int(task["client"])
+        where = f"client {client}, task {int(task['ticket'])}, {int(self.data.num_examples[client])} examples"
+        return TrainingError(f"training failed at {where}: {type(error).__name__}: {error}")
 
     def trained_together(
-        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, Mapping[str, Any]]
+        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes]
     ) -> tuple[Together, Stack, list[State]]:
         """Trains TASK rows as one cohort into the first rows of `up`, which are returned; see `train`."""
         learner: CohortLearner = self.learner  # type: ignore[assignment]
-        clients, versions = tasks["client"].tolist(), tasks["version"].tolist()
-        states, count = [], len(tasks)
-        for client, version in zip(clients, versions, strict=True):
-            received, mine, about = self.received(sent[version], kept.get(client))
-            states.append(State(received, mine, about, unsent=kept.get(client, {}).get(UNSENT)))
-        if len(self.up) < count:
-            self.up = np.zeros((count, *self.up.shape[1:]), np.float32)
-        up = self.up[:count]
+        clients, up = tasks["client"].tolist(), self.rows_of_up(len(tasks))
+        states = self.starts(clients, tasks["version"].tolist(), sent, kept)
         examples, owned = self.data.clients(clients)
-        seed, attempts = self.folding.seed, tasks["attempt"].tolist()
-        draws = [rng(seed, "train", c, attempt) for c, attempt in zip(clients, attempts, strict=True)]
+        draws = self.draws(clients, tasks["attempt"].tolist())
         vectors = stacked([state.received for state in states])
         steps = tasks["steps"].astype(np.int64)
         before = [state.mine for state in states]
@@ -219,17 +261,17 @@ class Trainer:
                 )
         return done, up, states
 
-    def learn(self, tasks: Table, sent: Mapping[int, Sent]) -> list[Learnt]:
-        """Trains TASK rows one after another or as one cohort; nothing is folded or kept of clients."""
-        if self.chunk > 0:
-            done, up, _ = self.trained_together(tasks, sent, {})
-            of = tasks["version"].tolist()
-            return [Learnt(of[i], vectors.copy(), *done.of(i)) for i, vectors in enumerate(up)]
-        learnt = []
-        for task in tasks:
-            with self.named(task):
-                done, _ = self.trained(task, sent[int(task["version"])], None)
-            learnt.append(Learnt(int(task["version"]), self.up[0].copy(), *done.of(0)))
+    def learn(self, tasks: Table, sent: Mapping[int, Sent], at: npt.NDArray[np.int64]) -> list[Learnt]:
+        """Trains TASK rows as `train` does; nothing is folded or kept of clients."""
+        learnt: list[Learnt] = []
+        for start in range(0, len(tasks), self.room):
+            at[0], part = start, tasks[start : start + self.room]
+            if self.chunk > 0:
+                done, up, _ = self.trained_together(part, sent, {})
+            else:
+                done, up, _ = self.trained(part, sent, {}, at)
+            of = part["version"].tolist()
+            learnt += [Learnt(of[i], vectors.copy(), *done.of(i)) for i, vectors in enumerate(up)]
         return learnt
 
     def fold_learnt(

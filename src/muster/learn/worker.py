@@ -22,7 +22,7 @@ from muster.core.part import loads
 from muster.core.store import decode, encode
 from muster.core.tables import TASK, Ids
 
-from .crew import Recipe, evaluate_span, examined, learn_tasks, measure_tasks, train_tasks
+from .crew import Recipe, evaluate_span, examined, measure_tasks
 from .shared import Described
 from .stopwatch import Stopwatch
 from .trainer import MEASURED_IN_TRAINING, Trainer
@@ -224,7 +224,7 @@ class _Hands:
         tasks = message["tasks"].view(TASK)
         sent = {int(v): within(views, str(v)) for v in np.unique(tasks["version"])}
         if "learn" in message:
-            learnt = learn_tasks(trainer, tasks, sent, self.at)
+            learnt = trainer.learn(tasks, sent, self.at)
             measured = {
                 name: np.array([getattr(one, name) for one in learnt]) for name in MEASURED_IN_TRAINING
             }
@@ -232,7 +232,7 @@ class _Hands:
         if "measure" in message:
             return {"measured": measure_tasks(trainer, tasks, sent, kept, self.at).view(np.uint8)}
         late, now = message["staleness"], within(views, NOW)
-        reports, states = train_tasks(trainer, tasks, late, sent, kept, now, self.at)
+        reports, states = trainer.train(tasks, late, sent, kept, now, self.at)
         told = {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
         return {"reports": reports.view(np.uint8), **told}
 
