@@ -11,9 +11,12 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
+import statistics
 from pathlib import Path
 
+import muster.algorithms as room
 from muster.algorithms.fedavg import fedavg
 from muster.core.algorithm import Algorithm
 from muster.job.names import SECTIONS, algorithms
@@ -78,9 +81,23 @@ def rows() -> list[tuple[str, str, str, str, int]]:
     return made
 
 
+def shared() -> dict[str, int]:
+    """The modules beside the algorithms' own, and their lines of code."""
+    names = (info.name for info in pkgutil.iter_modules(room.__path__) if info.name not in algorithms())
+    modules = {name: importlib.import_module(f"{room.__name__}.{name}") for name in names}
+    return {name: lines_of_code(inspect.getsource(module)) for name, module in modules.items()}
+
+
 def page() -> str:
     """The whole page."""
-    return HEAD + "".join("| " + " | ".join(map(str, row)) + " |\n" for row in rows())
+    made = rows()
+    table = "".join("| " + " | ".join(map(str, row)) + " |\n" for row in made)
+    beside = ", ".join(f"{name} ({lines})" for name, lines in shared().items())
+    median = statistics.median(row[-1] for row in made)
+    told = (
+        f"The median file has {median:g} lines of code. Beside them is what several share, and the selector"
+    )
+    return f"{HEAD}{table}\n{told} for tests: {beside}.\n"
 
 
 if __name__ == "__main__":

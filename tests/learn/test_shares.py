@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import muster
 from muster.core.state import Limits
 from muster.core.store import decode
 from muster.learn.shares import Shares
@@ -50,3 +51,19 @@ def test_a_head_of_its_own_is_put_into_the_model():
     own = shares.own(rig.plane.result, client)
     assert np.array_equal(own[:32], rig.plane.result[:32])
     assert np.array_equal(own[32:], decode(rig.plane.store.read(client))["personal"])
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet", "shards", "quantity_skew"])
+def test_every_partition_of_real_data_can_be_measured_client_by_client(partition):
+    job = {
+        "data": {"name": "digits", "partition": {"name": partition, "num_clients": 10}},
+        "model": "logistic",
+        "algorithm": {"pace": {"cohort": 4}},
+        "engine": {"workers": 1, "backend": "numpy"},
+        "stop": {"rounds": 1},
+        "track": {"per_client": 10},
+    }
+    told = list(muster.simulate(job))[-1].metrics
+    deciles = [told[f"clients_d{tenth}_accuracy"] for tenth in range(1, 10)]
+    assert deciles == sorted(deciles) and told["clients_worst10_accuracy"] <= deciles[0]
+    assert deciles[0] <= told["clients_mean_accuracy"] <= deciles[-1]
