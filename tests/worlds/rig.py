@@ -27,6 +27,7 @@ from muster.core.tables import (
     Accept,
     Advance,
     Command,
+    Continue,
     Discard,
     Events,
     Kind,
@@ -284,6 +285,9 @@ def replay(rig: Rig, log: list[tuple[bytes, bytes, bytes]]) -> list[list[Command
             match command:
                 case Train(tasks):
                     out = np.concatenate([out, tasks])
+                case Continue(tickets, more):
+                    out = out.copy()
+                    out["steps"][np.searchsorted(out["ticket"], tickets)] += more.astype(np.int32)
                 case Accept(tickets, staleness, took):
                     accepted.append((out[np.searchsorted(out["ticket"], tickets)], staleness, took))
                     out = out[~np.isin(out["ticket"], tickets)]
