@@ -178,6 +178,7 @@ class Promises(ToyWorld):
                 "num_clients": self.num_clients,
                 "sample": lambda self, k, rng, but: here.sample(k, rng, but),
                 "among": lambda self, ids: here.among(ids),
+                "everybody": lambda self: here.everybody(),
                 "when": lambda self, n, but: now_ns + SECOND,
             },
         )()
