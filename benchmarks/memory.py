@@ -1,54 +1,142 @@
-"""Does memory grow with the participants of a round? Peak RSS at 10 and at 1,000 of 1,500 clients.
+"""Does memory grow with the participants of a round, and what does the one shared model save?
 
-    python benchmarks/memory.py
+    python benchmarks/memory.py [--works A,B,D]
 
-Each setting is a run of its own process. Writes the table to docs/benchmarks.md. Needs MUSTER_DATA and
-the extra [torch].
+Works A and B (see peers/workload.py) with 10 to 10,000 participants a round; A with 1,200 clients. Work D, 40
+participants of ConvNet2, in one process and in two workers, beside a loop in torch that keeps every client's
+model until all are there. One SGD step a client: more change no memory. Each setting is a run of its own
+process; data sets are prepared before. The peak is that of PSS (a page that n processes share counts 1/n),
+asked for every 20 ms, of the run's processes together. Writes a table to docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from marked import write_between
 
-JOB = """
-data: {name: fashion_mnist, partition: {name: iid, num_clients: 1500}}
-model: {name: leaf_cnn}
-population: always_on
-algorithm: {name: fedavg, pace: {cohort: 10, over_commit: 1}}
-engine: {workers: 1}
-stop: {rounds: 2}
+HERE = Path(__file__).resolve().parent
+PEERS = HERE / "peers"
+MODELS = {
+    "A": f"{PEERS}/torch_models.py:WorkA",
+    "B": {"name": "mlp", "hidden": [64]},
+    "D": {"name": "convnet2"},
+}
+SIZES = {"A": (10, 100, 1000), "B": (10, 100, 1000, 10_000), "D": (40,)}
+MODEL_BYTES = 4 * 6_603_902
+
+LIBRARIES = """
+import time, torch, muster.compose, muster.learn.torch_learner
+torch.nn.Linear(10, 10)(torch.zeros(2, 10)).sum().backward()
+"""
+
+KEEPS = """
+import sys; sys.path.insert(0, sys.argv[1])
+import numpy as np, torch
+from torch_models import model
+from workload import workload
+torch.set_num_threads(1)
+work, net, kept = workload("D"), model("D"), []
+start = {k: v.clone() for k, v in net.state_dict().items()}
+for i in work.cohort(0):
+    net.load_state_dict(start)
+    x, y = (torch.from_numpy(a[:10]) for a in work.clients[i])
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    torch.nn.functional.cross_entropy(net(x), y).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    kept.append({k: v.clone() for k, v in net.state_dict().items()})
+mean = {k: sum(each[k] for each in kept) / len(kept) for k in start}
 """
 
 
-def peak(cohort: int, folder: Path) -> int:
-    """Peak RSS in bytes of a run with so many participants a round."""
-    conf = folder / "memory.yml"
-    conf.write_text(JOB)
-    out = folder / str(cohort)
-    command = [sys.executable, "-m", "muster", "run", str(conf), f"algorithm.pace.cohort={cohort}"]
-    done = subprocess.run(
-        [*command, "--out", str(out), "--json"], check=True, stdout=subprocess.PIPE, text=True
-    )
-    summary = json.loads(done.stdout)
-    assert summary["num_tasks"]["accepted"] == 2 * cohort, summary
-    return int(summary["peak_rss_bytes"])
+def pss(pid: int) -> int:
+    """Of a process and all that it has started, in bytes."""
+    total, waiting = 0, [pid]
+    while waiting:
+        one = waiting.pop()
+        with suppress(OSError, ProcessLookupError):  # it has ended meanwhile
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += 1024 * int(line.split()[1])
+            for task in Path(f"/proc/{one}/task").iterdir():
+                waiting += map(int, (task / "children").read_text().split())
+    return total
+
+
+def peak(command: list[str]) -> int:
+    """The largest PSS while a command runs."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PEERS), os.environ.get("PYTHONPATH", "")])}
+    most = 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env | {"OMP_NUM_THREADS": "1"}) as process:
+        while process.poll() is None:
+            most = max(most, pss(process.pid))
+            time.sleep(0.02)
+    assert process.returncode == 0, command
+    return most
+
+
+def run(work: str, participants: int, workers: int = 1, rounds: int = 2) -> int:
+    """Peak PSS of a run."""
+    job = {
+        "data": {"name": f"{PEERS}/peer_muster.py:Work", "work": work, "copies": 6 if work == "A" else 1},
+        "model": MODELS[work],
+        "algorithm": {"name": "fedavg", "pace": {"cohort": participants, "over_commit": 1}},
+        "population": "always_on",
+        "train": {"steps": 1, "batch_size": 20 if work == "A" else 10},
+        "engine": {"workers": workers},
+        "stop": {"rounds": rounds},
+        "track": {"checkpoint_every": 10**9},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        conf = Path(folder) / "memory.yml"
+        conf.write_text(json.dumps(job))
+        return peak([sys.executable, "-m", "muster", "run", str(conf), "--out", f"{folder}/out", "--json"])
 
 
 def main() -> None:
-    """Prints and writes the peaks and their ratios."""
-    with tempfile.TemporaryDirectory() as folder:
-        peaks = {cohort: peak(cohort, Path(folder)) for cohort in (10, 100, 1000)}
-    lines = ["| participants a round | peak RSS | ratio |", "| --- | --- | --- |"]
-    for cohort, value in peaks.items():
-        lines.append(f"| {cohort:,} | {value / 1e6:.1f} MB | {value / peaks[10]:.3f} |")
-    print("\n".join(lines))
-    write_between(Path(__file__).parent.parent / "docs/benchmarks.md", "memory", "\n".join(lines))
+    """Prints and writes the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--works", default="A,B,D")
+    args = parser.parse_args()
+    for work in args.works.split(","):
+        run(work, 10, rounds=1)  # prepares the data
+        if work == "D":
+            lines = shared()
+        else:
+            lines = ["| participants a round | peak PSS | ratio |", "| --- | --- | --- |"]
+            peaks = {count: run(work, count) for count in SIZES[work]}
+            lines += [f"| {n:,} | {v / 1e6:.1f} MB | {v / peaks[10]:.3f} |" for n, v in peaks.items()]
+        print("\n".join(lines), flush=True)
+        write_between(HERE.parent / "docs/benchmarks.md", f"memory-{work}", "\n".join(lines))
+
+
+def shared() -> list[str]:
+    """Work D: the table of one shared model beside one for each client."""
+    libraries = peak([sys.executable, "-c", LIBRARIES])
+    data = 200 * 134 * (28 * 28 * 4 + 8)
+    lines = [
+        "| work D, 40 participants | peak PSS | beyond libraries and data, in models |",
+        "| --- | --- | --- |",
+    ]
+    found = {
+        "one process": run("D", 40),
+        "two workers": run("D", 40, workers=2),
+        "a loop that keeps 40 models": peak([sys.executable, "-c", KEEPS, str(PEERS)]),
+    }
+    for name, value in found.items():
+        rest = (value - data - libraries) / MODEL_BYTES
+        lines.append(f"| {name} | {value / 1e6:.0f} MB | {rest:.1f} |")
+    told = f"The libraries alone (torch, Muster, one backward): {libraries / 1e6:.0f} MB; "
+    return [*lines, "", f"{told}the data: {data / 1e6:.0f} MB; a model: {MODEL_BYTES / 1e6:.1f} MB."]
 
 
 if __name__ == "__main__":

@@ -28,10 +28,13 @@ class Work(DataSet):
 
     partition: Partition = field(default_factory=lambda: Natural(min_examples=1))
     work: str = "A"
+    copies: int = 1
+    """How many clients have the same examples."""
 
     def load(self) -> Raw:
         """All examples, client after client."""
         done = workload(self.work)
+        done = replace(done, clients=[*done.clients] * self.copies)
         x = np.concatenate([x for x, _ in done.clients])
         y = np.concatenate([y for _, y in done.clients]).astype(np.int64)
         owner = np.repeat(np.arange(len(done.clients), dtype=np.int32), [len(y) for _, y in done.clients])
