@@ -40,7 +40,8 @@ def test_any_sizes_arrivals_losses_and_absences_end_well(name, sizes, durations,
     assert np.isfinite(rig.plane.params).all()
     times = [record.now_secs for record in rig.records]
     assert times == sorted(times) and [r.version for r in rig.records[:-1]] == list(range(len(times) - 1))
-    counted = sum(r.num_accepted + r.num_lost + r.num_late + r.num_discarded for r in rig.records)
+    ends = ("num_accepted", "num_measured", "num_lost", "num_late", "num_discarded")
+    counted = sum(getattr(record, name) for record in rig.records for name in ends)
     assert counted == sum(r.num_sent for r in rig.records), "each task has one end"
     again = Rig(algorithm, world, toy_data(sizes), **how)
     replay(again, to_bytes(rig.events))
