@@ -77,6 +77,9 @@ def join(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run Python files of this machine that the job names.")
     ] = False,
+    step_secs: Annotated[
+        float, typer.Option(metavar="SECS", min=0, help="A step takes so long at least: for experiments.")
+    ] = 0.0,
     json: AsJson = False,
 ) -> int:
     """Take part in a run as a client."""
@@ -89,6 +92,7 @@ def join(
         train=train,
         home=home,
         allow_code=allow_code,
+        step_secs=step_secs,
     )
     context.obj.give(ended, f"the run has ended: {ended['why']} ({ended['num_tasks']} tasks here)")
     return DONE

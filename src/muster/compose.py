@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from muster.core.errors import JobError, UserError
 from muster.core.examples import Facts
+from muster.core.ledger import Power
 from muster.core.memory import peak_rss_bytes
 from muster.core.params import ParamSpec
 from muster.core.population import Population
@@ -42,7 +43,6 @@ from muster.learn.stopwatch import LEARNER, Stopwatch, watched
 from muster.learn.trainer import Folding, Trainer
 from muster.privacy import Privacy, expecting, reckoned
 from muster.sim.clock_only import ClockOnly
-from muster.sim.costs import Power
 from muster.sim.link import Flows, ServerLink
 from muster.sim.simulation import Outside, Simulation
 

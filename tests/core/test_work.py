@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from muster.core.errors import FieldError
 from muster.core.randomness import rng
-from muster.core.work import Work
+from muster.core.work import Steps, Work
 
 steady = settings(deadline=None, derandomize=True, database=None)
 
@@ -100,3 +100,19 @@ def test_steps_that_the_task_asks_for_go_before_the_sections_own():
     batches = list(Work(batch_size=10).batches(30, np.random.default_rng(0), 7))
     assert [len(batch) for batch in batches] == [10] * 7
     assert sorted(np.concatenate(batches[3:6]).tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize("num_steps", [None, 7])
+def test_steps_that_are_asked_for_are_the_first_of_a_task_of_as_many(num_steps):
+    work, asked = Work(batch_size=3), []
+
+    def another(made):
+        asked.append(made)
+        return made < 5
+
+    plan = work.plan(8, np.random.default_rng(1), Steps(num_steps, another))
+    once, twice = [b.tolist() for b in plan], [b.tolist() for b in plan]
+    whole = [b.tolist() for b in work.batches(8, np.random.default_rng(1), 7)]
+    assert once == twice == whole[:5]
+    assert len(plan) == 5
+    assert asked == [0, 1, 2, 3, 4, 5]  # not again when the batches are gone through again

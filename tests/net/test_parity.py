@@ -42,3 +42,17 @@ def test_a_run_of_fedbuff_is_made_again_from_its_files(tmp_path: Path) -> None:
     assert again.conductor.state.version == 6
     assert again.spec.sha256(again.plane.result) == sha256
     again.plane.close()
+
+
+ASKING = {
+    "power_of_choice": {"name": "power_of_choice", "pace": {"cohort": 2}, "select": {"candidates": 1.5}},
+    "afl": {"name": "afl", "pace": {"cohort": 2}},
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_clients_that_are_asked_first_say_what_simulated_ones_say(name: str, tmp_path: Path) -> None:
+    job = job_of(algorithm=ASKING[name], seeds={"training": 5, "model": 6, "selection": 7, "data": 8})
+    rig = Rig(job, tmp_path)
+    crowd(rig)
+    assert rig.wait() == simulated(job)

@@ -9,11 +9,12 @@ import pytest
 
 from muster.algorithms.fedavg import Sync, Uniform, fedavg
 from muster.algorithms.fedbuff import Buffered, fedbuff
+from muster.core.ledger import Ledger, Power
 from muster.core.record import Record, Span
 from muster.core.state import Limits, load_state, save_state
 from muster.core.tables import SECOND, TASK, Kind, Reason, rows
 from muster.devices.world import TIMING
-from muster.sim.costs import Ledger, Power, spent_alone
+from muster.sim.costs import spent_alone
 from muster.sim.simulation import Outside, Simulation
 from worlds.plane import ToyPlane, lost_after, secs, simulation, timeless
 from worlds.world import ToyWorld

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Mapping
+
+import numpy as np
+
+from .tables import Table
 
 
 @dataclass(frozen=True)
@@ -99,3 +104,12 @@ class Record:
         body = {k: v for k, v in data.items() if k in names}
         spans = tuple(Span(*span) for span in body.get("spans", ()))
         return cls(**{**body, "clients": tuple(body.get("clients", ())), "spans": spans})
+
+
+def mean_loss(reports: Table) -> float | None:
+    """Mean training loss weighted by examples, of the REPORT rows whose loss is a number."""
+    known = reports[np.isfinite(reports["loss"])]
+    weights = known["num_examples"].astype(np.float64)
+    if not len(known) or weights.sum() == 0:
+        return None
+    return math.fsum(known["loss"] * weights) / math.fsum(weights)

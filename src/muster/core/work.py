@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Iterator
+from typing import Callable, Iterator, Sequence, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .part import Part
+
+Batch: TypeAlias = npt.NDArray[np.int64]
+"""The examples of a step, by number."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a task of which it is not settled beforehand whether all are made."""
+
+    num_steps: int | None
+    """At most so many, 0: as the job's work says; None: that is not known."""
+    another: Callable[[int], bool]
+    """Asked before each step, with the number of steps made: whether there is another. It may wait."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,21 @@ class Work(Part):
             yield order if left >= a_pass else order[: left * size]
             left -= a_pass
 
+    def plan(
+        self, num_examples: int, rng: np.random.Generator, asked: int | Steps = 0
+    ) -> Sequence[Batch] | Stepwise:
+        """The batches of a task, `Stepwise` if somebody is to be asked. Without examples there are none.
+
+        Of a task without a number of steps they are drawn one by one, the same as for any number; `rng` stays
+        as it is then, so what else is drawn from it (dropout) is not that of a task whose end is known.
+        """
+        if isinstance(asked, int):
+            return list(self.batches(num_examples, rng, asked))
+        if asked.num_steps is not None:
+            return Stepwise(iter(list(self.batches(num_examples, rng, asked.num_steps))), asked.another)
+        endless = self.batches(num_examples, deepcopy(rng), ENDLESS) if num_examples else iter(())
+        return Stepwise(endless, asked.another)
+
     def batches(
         self, num_examples: int, rng: np.random.Generator, asked: int = 0
     ) -> Iterator[npt.NDArray[np.int64]]:
@@ -84,3 +113,36 @@ class Work(Part):
         for order in self.shuffles(num_examples, rng, asked):
             for start in range(0, len(order), size):
                 yield order[start : start + size]
+
+
+ENDLESS = 1 << 62
+"""Steps of a task that ends when it is told to."""
+
+
+class Stepwise:
+    """Batches that are drawn while others are trained on; the second time they are gone through as they were.
+
+    Args:
+        batches: Where they come from.
+        another: Whether there is to be one more.
+
+    """
+
+    def __init__(self, batches: Iterator[Batch], another: Callable[[int], bool]) -> None:
+        self._batches, self._another = batches, another
+        self._drawn: list[Batch] = []
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self._drawn
+        while not self._ended:
+            batch = next(self._batches, None) if self._another(len(self._drawn)) else None
+            if batch is None:
+                self._ended = True
+                return
+            self._drawn.append(batch)
+            yield batch
+
+    def __len__(self) -> int:
+        """As many as have been drawn so far."""
+        return len(self._drawn)

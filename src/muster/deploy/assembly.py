@@ -114,11 +114,6 @@ def assemble(
     """
     if job.attack is not None:
         raise JobError("attack is for simulations: deployed clients are who they are; say attack=null")
-    if job.algorithm.select.asks:
-        raise JobError(
-            f"algorithm.select {job.algorithm.select.part_name()} has clients asked how good the model is, "
-            "which deployed clients cannot say yet; choose another select, such as oort"
-        )
     data = FederatedData.open(start.data)
     algorithm, spec = expecting(job.algorithm, data.num_clients).fitted(), start.spec
     local = job.algorithm.local

@@ -17,6 +17,7 @@ from muster.core.randomness import rng
 from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, rows
+from muster.core.work import Steps
 from muster.learn.trainer import UNSENT, Folding, State, Trainer
 from muster.net.client import Client, Say, Task
 from muster.net.link import Link
@@ -153,6 +154,7 @@ def join(
     train: str | None = None,
     home: Path | None = None,
     allow_code: bool = False,
+    step_secs: float = 0.0,
     say: Say = to_stderr,
 ) -> dict[str, Any]:
     """Takes part in a run to its end.
@@ -163,6 +165,7 @@ def join(
         train: `FILE.py:function`, called with (params, data, task); None: as the job says.
         home: Where lasting state is kept; None: in memory only.
         allow_code: Whether Python files of this machine that the job names may be run.
+        step_secs: A step takes so long at least: for experiments with slow clients.
         say: Told what the user should know.
 
     Raises:
@@ -171,6 +174,7 @@ def join(
     """
     examples = None if data is None else local_examples(data, door.name)
     member = Client(open_link(door, say), door.name, -1 if examples is None else len(examples), say)
+    member.step_secs = step_secs
     member.join()
     errand = errands.read(member.recipe, allow_code)
     if examples is None:
@@ -212,16 +216,26 @@ def learnt(member: Client, errand: Errand, examples: Examples, lasting: Lasting)
     member.route = lambda spec: Route.of(spec.size, spec.places(local.personal(spec)))
     member.down = local.down
     trainer = Trainer(learner, _One(examples), _folding(errand), FixedPointSum(0, 0))  # type: ignore[arg-type]
-    initial = learner.initial(errand.seeds["model"])
+    initial, count = learner.initial(errand.seeds["model"]), np.array([len(examples)])
 
     def train(task: Task) -> None:
         began = time.perf_counter()
         kept = None if lasting.kept is None else decode(lasting.kept)
         task.sent["model"][trainer.personal] = initial[trainer.personal]
         received, mine, _ = trainer.received(task.sent, kept)
+        if task.measure:
+            found = learner.evaluate(received["model"], examples) if len(examples) else {}
+            nan = float("nan")
+            task.answer(found.get("loss", nan), found.get("accuracy", nan), len(examples))
+            return
         draw = rng(errand.seeds["training"], "train", member.row, task.attempt)
         up = trainer.up[0]
-        trained = learner.train(received, examples, draw, up, mine, task.steps)
+        if not task.leased:
+            task.steps = int(errand.work.num_steps(count, task.steps)[0])
+        steps = Steps(None if task.leased else task.steps, task.another)
+        trained = learner.train(received, examples, draw, up, mine, steps)
+        if task.stopped:
+            return
         row = rows(TASK, 1, ticket=task.ticket, client=member.row, attempt=task.attempt)
         state = State(received, mine, {}, unsent=(kept or {}).get(UNSENT))
         state.lasting = trainer.lasting(trained.num_steps, trained.kept, received, up, mine)

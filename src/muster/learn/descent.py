@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from muster.core.algorithm import Array, Local, Vectors
-
-Batch = npt.NDArray[np.int64]
+from muster.core.work import Batch, Stepwise
 
 
 def descend(
@@ -19,7 +17,7 @@ def descend(
     gradient: Array,
     sent: Vectors,
     kept: Vectors | None,
-    batches: Sequence[Batch],
+    batches: Sequence[Batch] | Stepwise,
     backward: Callable[[Batch], Any],
     step: Callable[[Array, Vectors], tuple[Array, Vectors]] | None = None,
 ) -> tuple[Vectors, Vectors, list[Any]]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from muster.core.examples import Examples
 from muster.core.params import ParamSpec, Vector
+from muster.core.work import Steps
 
 Gradients: TypeAlias = Literal["auto", "plain", "factored"]
 """Whether weight gradients are written out, or kept as factors where that pays; `auto` where it pays."""
@@ -70,7 +71,7 @@ class Learner(Protocol):
         rng: np.random.Generator,
         up: Matrix,
         kept: Mapping[str, Any] | None,
-        steps: int = 0,
+        steps: int | Steps = 0,
     ) -> Trained:
         """Trains one client and writes what it sends back into `up`.
 
@@ -81,7 +82,8 @@ class Learner(Protocol):
             rng: The only randomness.
             up: Rows by the names in `local.up`, f32[U, size]: first trained - sent, then what else there is.
             kept: The client's lasting state from its last accepted task; None if this is the first.
-            steps: Mini-batch steps, if the task has a number of its own; 0: as the job's work says.
+            steps: Mini-batch steps, if the task has a number of its own; 0: as the job's work says. Or who is
+                asked before each step whether there is another: of a client with examples, one at least.
 
         """
         ...

@@ -13,7 +13,7 @@ from muster.core.algorithm import Local, Vectors
 from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
 from muster.core.params import Vector
-from muster.core.work import Work
+from muster.core.work import Steps, Work
 from muster.models.dense import Dense
 from muster.models.model import Model
 from muster.tasks.task import Task
@@ -71,7 +71,7 @@ class NumpyLearner:
         rng: np.random.Generator,
         up: Matrix,
         kept: Mapping[str, Any] | None,
-        steps: int = 0,
+        steps: int | Steps = 0,
     ) -> Trained:
         """Trains one client and writes what it sends back into `up`; see `Learner`.
 
@@ -79,9 +79,9 @@ class NumpyLearner:
         """
         if isinstance(self._local, OwnClient):
             return self._train_own(self._local, sent["model"], examples, rng, up[0], kept)
-        local, batches = self._local, list(self._work.batches(len(examples), rng, steps))
+        local, batches = self._local, self._work.plan(len(examples), rng, steps)
         up[:] = 0
-        if not batches:
+        if not len(examples):
             return Trained(0, 0.0, 0.0)
 
         def backward(index: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

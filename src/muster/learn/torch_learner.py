@@ -17,7 +17,7 @@ from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
 from muster.core.params import Vector
 from muster.core.randomness import key
-from muster.core.work import Work
+from muster.core.work import Steps, Work
 from muster.models.dense import Dense
 from muster.models.model import Model
 from muster.tasks.task import Task
@@ -80,7 +80,7 @@ class TorchLearner:
         rng: np.random.Generator,
         up: Matrix,
         kept: Mapping[str, Any] | None,
-        steps: int = 0,
+        steps: int | Steps = 0,
     ) -> Trained:
         """Trains one client and writes what it sends back into `up`; see `Learner`.
 
@@ -88,9 +88,9 @@ class TorchLearner:
         """
         if isinstance(self._local, OwnClient):
             return self._train_own(self._local, sent["model"], examples, rng, up[0], kept)
-        batches = list(self._work.batches(len(examples), rng, steps))
+        batches = self._work.plan(len(examples), rng, steps)
         up[:] = 0
-        if not batches:
+        if not len(examples):
             return Trained(0, 0.0, 0.0)
         flat, local, trained, factored = self._flat, self._local, self.spec.trained, self._factored
         flat.load(sent["model"])

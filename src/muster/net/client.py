@@ -44,12 +44,22 @@ class Task:
     attempt: int
     """Tasks that this client had before."""
     steps: int
-    """Mini-batch steps, 0: as the recipe says."""
+    """Mini-batch steps, 0: as the recipe says; of a leased task those before it asks for more."""
+    leased: bool
+    """Whether the server says from time to time how many more steps there are: see `another`."""
+    measure: bool
+    """Nothing is to be trained: `answer` how good the model is."""
     sent: Mapping[str, Vector]
     """What travelled: `model` f32[size], and what else the algorithm sends."""
     _client: Client
     _raw: Any
     _began: float = field(default_factory=time.monotonic)
+    _asked: int = field(default=0, init=False)
+    """Steps that had been made when the server was asked last,"""
+    _computed: float = field(default=0.0, init=False)
+    """and what those since then have taken, s."""
+    _since: float = field(default=0.0, init=False)
+    """When the step at hand began."""
 
     @property
     def model(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -60,6 +70,26 @@ class Task:
     def stopped(self) -> bool:
         """Whether the server no longer wants this update: a loop that looks here saves its work."""
         return self._client.stopped == self.ticket
+
+    def another(self, made: int) -> bool:
+        """Whether there is another step after `made`; asked before each of them. It may ask the server.
+
+        Of a task whose `steps` are 0 there is always another: how many there are is your own business.
+
+        Raises:
+            UserError: The server refuses, or is not reached.
+        """
+        if made:
+            took, least = time.monotonic() - self._since, self._client.step_secs
+            if took < least:
+                time.sleep(least - took)
+            self._computed += max(took, least)
+        if self.leased and made >= self.steps and not self.stopped:
+            each = self._computed / max(made - self._asked, 1)
+            self.steps = made + self._client.progress(self.ticket, made, each)
+            self._asked, self._computed = made, 0.0
+        self._since = time.monotonic()
+        return not self.stopped and (made < self.steps or self.steps == 0)
 
     def submit(
         self,
@@ -100,6 +130,17 @@ class Task:
         """Sends vectors by the names that the algorithm expects, each f32[size]; returns the status."""
         return self._client.send(self._raw, vectors, report)
 
+    def answer(self, loss: float, accuracy: float = float("nan"), num_examples: int | None = None) -> None:
+        """Says how good the model is on the client's own examples: means over all of them.
+
+        Args:
+            loss: Of the model that was sent.
+            accuracy: NaN: the task knows none.
+            num_examples: Default: as many as the client joined with.
+        """
+        num = self._client.num_examples if num_examples is None else num_examples
+        self._client.tell_measured(self.ticket, loss, accuracy, num)
+
     def fail(self, error: BaseException) -> None:
         """Tells the server that this task could not be trained, and why."""
         self._client.tell_failure(self.ticket, error)
@@ -132,6 +173,10 @@ class Client:
         """Called when that is known: accepted, refused, discarded or lost."""
         self.route: Callable[[ParamSpec], Route] = lambda spec: Route.of(spec.size, np.zeros(0, np.int64))
         self.down: tuple[str, ...] = ("model",)
+        self.step_secs = 0.0
+        """A step takes so long at least: for experiments with slow clients."""
+        self.send_secs = 0.0
+        """What the last update took to send; before the first, what the model took to come."""
         self._instance = os.urandom(16)
         self._caller: Any = None
         self._working = -1
@@ -203,7 +248,9 @@ class Client:
             except RejoinError:
                 self.join()
                 continue
-            return Task(raw.ticket, raw.version, raw.attempt, raw.steps, sent, self, raw)
+            return Task(
+                raw.ticket, raw.version, raw.attempt, raw.steps, raw.leased, raw.measure, sent, self, raw
+            )
         return None
 
     def _next(self) -> Any:
@@ -230,7 +277,9 @@ class Client:
     def _fetch(self, raw: Any) -> dict[str, Vector]:
         """Downloads a task's vectors, maps them, and puts the model's spans to their places."""
         path = Path(self._folder.name) / "model.safetensors"
+        began = time.monotonic()
         self.link.download(self._caller, raw, path)
+        self.send_secs = self.send_secs or time.monotonic() - began
         route = self.route(self.spec)
         trained = self.spec.trained
         sizes = tuple((name, route.length if name == "model" else trained) for name in self.down)
@@ -250,17 +299,56 @@ class Client:
         pieces = encode(layout, picked)
         path = Path(self._folder.name) / "update.safetensors"
         write_file(path, compressed(pieces) if raw.compress else pieces)
+        began = time.monotonic()
         while True:
             try:
                 reply = self.link.upload(self._caller, raw, path, report)
                 break
             except RejoinError:
                 self.join()
+        self.send_secs = time.monotonic() - began
         if reply.status == "taken":
             self.pending.add(raw.ticket)
         elif reply.status == "refused":
             self._say(f"the update of task {raw.ticket} was refused: {reply.why}")
         return str(reply.status)
+
+    def progress(self, ticket: int, made: int, step_secs: float) -> int:
+        """Tells how far a leased task is; returns how many more steps it makes, 0: it sends what it has.
+
+        A task that is no longer wanted is `stopped`.
+        """
+        while True:
+            request = pb.ProgressRequest(
+                caller=self._caller,
+                ticket=ticket,
+                steps=made,
+                step_secs=step_secs,
+                send_secs=self.send_secs,
+            )
+            try:
+                reply = self.link.call("Progress", request)
+            except RejoinError:
+                self.join()
+                continue
+            if reply.stop:
+                self.stopped = ticket
+            if reply.stop or reply.finish:
+                return 0
+            if reply.steps > 0:
+                return int(reply.steps)
+
+    def tell_measured(self, ticket: int, loss: float, accuracy: float, num_examples: int) -> None:
+        """Tells how good the model of a task is; of a task that is over nobody wants to know."""
+        while True:
+            request = pb.MeasuredRequest(
+                caller=self._caller, ticket=ticket, loss=loss, accuracy=accuracy, num_examples=num_examples
+            )
+            try:
+                self.link.call("Measured", request)
+                return
+            except RejoinError:
+                self.join()
 
     def tell_failure(self, ticket: int, error: BaseException) -> None:
         """Tells the server that a task could not be trained."""

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.algorithm import Algorithm
-from muster.core.errors import UserError
+from muster.core.ledger import SPENT, Ledger
 from muster.core.population import Draw, Everyone, Turns, one_by_one
-from muster.core.record import Record
+from muster.core.record import Record, mean_loss
 from muster.core.state import ServerState, load_state, save_state
 from muster.core.step import end, step
 from muster.core.tables import (
+    MEASURED,
     REPORT,
     SECOND,
     TASK,
@@ -34,6 +35,7 @@ from muster.core.tables import (
     Finish,
     Ids,
     Kind,
+    Measure,
     Reason,
     Stop,
     Table,
@@ -49,6 +51,10 @@ from .roster import Roster
 
 WAIT_NS = 60 * SECOND
 """Too few clients: asked again after so long, and whenever one joins."""
+
+
+ANSWER = ("num_examples", "loss", "accuracy")
+"""What a client says that was asked how good the model is."""
 
 
 class Plane(Protocol):
@@ -102,36 +108,6 @@ class Present:
 
 
 @dataclass
-class Costs:
-    """What the version that is being made has cost so far."""
-
-    num_sent: int = 0
-    num_lost: int = 0
-    num_late: int = 0
-    num_discarded: int = 0
-    up_bytes: int = 0
-    down_bytes: int = 0
-    used_ns: int = 0
-    wasted_ns: dict[str, int] = field(default_factory=dict)
-
-    def waste(self, tasks: Table, now_ns: int, why: str) -> None:
-        """Charges what tasks that do not count have taken until now."""
-        if spent := sum((now_ns - tasks["sent_at"]).tolist()):
-            self.wasted_ns[why] = self.wasted_ns.get(why, 0) + spent
-
-    def columns(self) -> dict[str, Any]:
-        """The fields of a Record that are costs."""
-        body = dict(vars(self))
-        used, wasted = body.pop("used_ns"), body.pop("wasted_ns")
-        return {
-            **body,
-            "device_secs_used": to_secs(used),
-            "device_secs_wasted": to_secs(sum(wasted.values())),
-            "wasted_by_reason": {why: to_secs(ns) for why, ns in sorted(wasted.items())},
-        }
-
-
-@dataclass
 class Conductor:
     """A deployed run.
 
@@ -181,7 +157,7 @@ class Conductor:
     """Clients for which something has changed; whoever tells them clears it."""
     _out: Table = field(default_factory=lambda: rows(TASK, 0), init=False)
     _accepted: list[tuple[Table, Accept]] = field(default_factory=list, init=False)
-    _costs: Costs = field(default_factory=Costs, init=False)
+    _ledger: Ledger = field(default_factory=Ledger, init=False)
     _evaluated: int = field(default=-1, init=False)
 
     def task_of(self, client: int) -> Table | None:
@@ -205,16 +181,17 @@ class Conductor:
             self.roster.members[entry.client].present = False
         elif entry.kind == Kind.ARRIVED and self.is_out(entry.client, entry.ticket):
             self.arrived[entry.ticket] = entry
-            self._costs.up_bytes += int(entry.more["bytes"])
-            self.roster.judge(entry.client, bool(entry.more["refused"]))
+            if "measured" in entry.more:
+                self._ledger.num_measured += 1
+            else:
+                self.roster.judge(entry.client, bool(entry.more["refused"]))
         elif entry.kind == Kind.STARTED:
             self.begun = True
             self._evaluate(0)
             self._record(None)
         if not self.begun:
             return
-        commands = self._step(Events(entry.row()), entry.reason.name.lower())
-        self._carry_out(commands)
+        commands = self._carry_out(self._step(Events(entry.row()), entry.reason))
         if any(isinstance(command, Advance) for command in commands):
             self._make_version()
         if self.ended is not None:
@@ -235,16 +212,14 @@ class Conductor:
 
     def _close(self) -> None:
         """Writes the record of what the run has cost since its last version."""
-        if self._costs != Costs() or self.metrics:
+        if self._ledger != Ledger() or self.metrics:
             self._record(None, complete=False)
 
     def _make_version(self) -> None:
         reports = self._advance()
         self.note({"made": self.state.version, "sha256": self.model_sha256()})
         self._compare_norms(reports[reports["refused"] == 0])
-        commands = self._step(
-            Events.one(Kind.ADVANCED, self.state.now_ns, self.state.version, reports), "none"
-        )
+        commands = self._step(Events.one(Kind.ADVANCED, self.state.now_ns, self.state.version, reports))
         of_version = Discard | Evaluate | Stop
         self._carry_out([c for c in commands if isinstance(c, of_version)])
         self._record(reports)
@@ -262,7 +237,7 @@ class Conductor:
                 f"deploy.norm_warning = {self.norm_warning:g} times the median, {median:.3g}"
             )
 
-    def _step(self, events: Events, why: str) -> list[Command]:
+    def _step(self, events: Events, why: Reason = Reason.NONE) -> list[Command]:
         self._out = self.state.tasks
         now = int(events.table["now"][-1])
         here = Present(self.roster.num_clients, now, self.roster.present())
@@ -270,28 +245,29 @@ class Conductor:
         self._count_lost(commands, why)
         return commands
 
-    def _count_lost(self, commands: list[Command], why: str) -> None:
-        """Finds the tasks that an event has ended, and charges them."""
+    def _count_lost(self, commands: list[Command], why: Reason) -> None:
+        """Finds the tasks that an event has ended, and charges them. Who has measured is not lost."""
         kept = [self.state.tasks["ticket"]]
         kept += [c.tickets for c in commands if isinstance(c, Accept | Discard)]
+        kept += [np.array([t for t, entry in self.arrived.items() if "measured" in entry.more], np.int64)]
         gone = self._out[~np.isin(self._out["ticket"], np.concatenate(kept))]
         if len(gone):
-            self._costs.num_lost += len(gone)
-            self._costs.waste(gone, self.state.now_ns, why)
+            self._ledger.num_lost += len(gone)
+            self._charge(gone, self.state.now_ns - gone["sent_at"], why)
             self._settle(gone, "lost")
 
-    def _carry_out(self, commands: list[Command]) -> None:
+    def _charge(self, tasks: Table, took_ns: Ids, why: Reason | None) -> None:
+        """Charges TASK rows: device time, the model that was sent, and what has come of it."""
+        sent = [int(e.more["bytes"]) if (e := self.arrived.get(t)) else 0 for t in tasks["ticket"].tolist()]
+        spent = rows(SPENT, len(tasks), down_bytes=self.num_bytes, up_bytes=sent, device=took_ns)
+        self._ledger.charge(spent, why)
+
+    def _carry_out(self, commands: list[Command]) -> list[Command]:
+        """Carries out what a step said; returns it, or what the next said if an answer was due at once."""
         for command in commands:
             match command:
                 case Train(tasks):
-                    if tasks["lease"].any():
-                        raise UserError(
-                            f"algorithm.pace {self.algorithm.pace.part_name()} asks clients between their "
-                            "steps, which deployed clients do not do yet: for ESync on real processes there "
-                            "is `muster state-server`"
-                        )
-                    self._costs.num_sent += len(tasks)
-                    self._costs.down_bytes += self.num_bytes * len(tasks)
+                    self._ledger.num_sent += len(tasks)
                     self.touched |= set(tasks["client"].tolist())
                 case Accept(tickets):
                     self._accepted.append((self._find(tickets), command))
@@ -299,25 +275,38 @@ class Conductor:
                     self._discard(self._find(tickets), reason)
                 case WakeAt(time_ns, number):
                     self.wake = time_ns, number
+                case Measure(version, tickets, took):
+                    return self._carry_out(self._step(self._answer(version, tickets, took)))
                 case Evaluate(version):
                     self._evaluate(version)
                 case Stop():
                     self.ended = command
-                case Continue() | Finish():
-                    pass  # only leased tasks are told so
+                case Continue(tickets) | Finish(tickets):
+                    self.touched |= set(self._find(tickets)["client"].tolist())
                 case Advance():
                     pass  # the caller folds what has been accepted, then says `Advanced`
+        return commands
+
+    def _answer(self, version: int, tickets: Ids, took: npt.NDArray[np.float64]) -> Events:
+        """What those have found who were asked, and what it took them."""
+        tasks = self._find(tickets)
+        self._charge(tasks, np.rint(took * SECOND).astype(np.int64), None)
+        found = rows(MEASURED, len(tasks), ticket=tickets, client=tasks["client"], took_secs=took)
+        for row, ticket in zip(found, tickets.tolist(), strict=True):
+            said = self.arrived.pop(ticket).more["measured"]
+            row["num_examples"], row["loss"], row["accuracy"] = (said[name] for name in ANSWER)
+        return Events.answer(self.state.now_ns, version, found)
 
     def _find(self, tickets: Ids) -> Table:
         """The tasks of tickets that were out before the last step, or have arrived in it."""
         return taken(self._out, np.searchsorted(self._out["ticket"], tickets))
 
     def _discard(self, tasks: Table, reason: Reason) -> None:
-        self._costs.waste(tasks, self.state.now_ns, reason.name.lower())
+        self._charge(tasks, self.state.now_ns - tasks["sent_at"], reason)
         if reason == Reason.LATE:
-            self._costs.num_late += len(tasks)
+            self._ledger.num_late += len(tasks)
         else:
-            self._costs.num_discarded += len(tasks)
+            self._ledger.num_discarded += len(tasks)
         self._settle(tasks, "discarded")
 
     def _settle(self, tasks: Table, what: str) -> None:
@@ -335,7 +324,7 @@ class Conductor:
         self._accepted.clear()
         reports = self.plane.advance(tasks, staleness, set(self.state.tasks["version"].tolist()))
         reports["took_secs"] = took
-        self._costs.used_ns += round(float(took.sum()) * SECOND)
+        self._charge(tasks, np.rint(took * SECOND).astype(np.int64), None)
         good = reports["refused"] == 0
         self._settle(tasks[good], "accepted")
         self._settle(tasks[~good], "refused")
@@ -349,19 +338,19 @@ class Conductor:
     def _record(self, reports: Table | None, complete: bool = True) -> None:
         """Tells the record of the version that is done; the next one starts with empty costs."""
         metrics, self.metrics = self.metrics, {}
-        costs, self._costs = self._costs, Costs()
+        costs, self._ledger = self._ledger, Ledger()
         good = rows(REPORT, 0) if reports is None else reports[reports["refused"] == 0]
         record = Record(
             version=self.state.version if complete else self.state.version + 1,
             now_secs=to_secs(self.state.now_ns),
             wall_secs=self.wall_secs(),
-            loss=_mean_loss(good),
+            loss=mean_loss(good),
             metrics=metrics,
             num_accepted=len(good),
             num_refused=0 if reports is None else len(reports) - len(good),
             clients=tuple(good["client"].tolist()),
             complete=complete,
-            **costs.columns(),
+            **costs.columns(None),
         )
         self.tell(record)
 
@@ -378,7 +367,7 @@ class Conductor:
             "outcomes": {str(c): {str(t): w for t, w in of.items()} for c, of in self.outcomes.items()},
             "arrived": [entry.to_json() for entry in self.arrived.values()],
             "wake": self.wake,
-            "num_sent": self._costs.num_sent,
+            "num_sent": self._ledger.num_sent,
         }
         return body, columns
 
@@ -392,13 +381,4 @@ class Conductor:
         self.arrived.clear()
         self.arrived.update({entry.ticket: entry for entry in entries})
         self.wake = None if body["wake"] is None else tuple(body["wake"])
-        self._costs.num_sent = int(body["num_sent"])
-
-
-def _mean_loss(reports: Table) -> float | None:
-    """Mean training loss weighted by examples, of the reports whose loss is a number."""
-    known = reports[np.isfinite(reports["loss"])]
-    weights = known["num_examples"].astype(np.float64)
-    if not len(known) or weights.sum() == 0:
-        return None
-    return math.fsum(known["loss"] * weights) / math.fsum(weights)
+        self._ledger.num_sent = int(body["num_sent"])

@@ -33,6 +33,7 @@ class Entry:
     reason: Reason = Reason.NONE
     steps: int = 0
     secs: float = 0.0
+    send_secs: float = 0.0
     more: Mapping[str, Any] = field(default_factory=dict)
     """Of `Joined`: name, instance; of `Arrived`: the report and where the update lies."""
 
@@ -48,12 +49,14 @@ class Entry:
             reason=self.reason,
             steps=self.steps,
             secs=self.secs,
+            send_secs=self.send_secs,
         )
 
     def to_json(self) -> dict[str, Any]:
         """JSON data; what is at its default is left out."""
         body = {"now": self.now, "kind": self.kind.name.lower(), "client": self.client, "ticket": self.ticket}
-        extra = {"reason": int(self.reason), "steps": self.steps, "secs": self.secs, "more": dict(self.more)}
+        extra: dict[str, Any] = {"reason": int(self.reason), "steps": self.steps, "secs": self.secs}
+        extra |= {"send_secs": self.send_secs, "more": dict(self.more)}
         return body | {name: value for name, value in extra.items() if value}
 
     @classmethod

@@ -16,9 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.errors import AccessError, UserError
-from muster.core.tables import REPORT, Kind, Reason, Refusal, Table, rows
+from muster.core.tables import (
+    ANSWER_BYTES,
+    REPORT,
+    SECOND,
+    Kind,
+    Lease,
+    Purpose,
+    Reason,
+    Refusal,
+    Table,
+    rows,
+)
 
 from .access import Gatekeeper
+from .conductor import ANSWER
 from .hub import Hub
 from .roster import Member
 from .rpc import PIECE, agreed, pb
@@ -28,6 +40,7 @@ from .wire import WireError
 MAX_CONSUMED = 100_000
 """Nonces that are remembered: an older one is of a task that is long over, and counts for nothing."""
 MAX_TEXT = 20_000
+MAX_SECS = 1e6
 
 Check = Callable[[int, Table], Refusal]
 """Whether a received update may be folded: its ticket and its REPORT row."""
@@ -60,6 +73,7 @@ class Service:
         self._consumed: OrderedDict[int, tuple[bytes, str]] = OrderedDict(
             (ticket, (bytes.fromhex(entry.more["nonce"]), entry.more["sha256"]))
             for ticket, entry in hub.conductor.arrived.items()
+            if "nonce" in entry.more
         )
         self._locks: dict[int, asyncio.Lock] = {}
         self._awaited: dict[int, asyncio.Future[Any]] = {}
@@ -222,6 +236,8 @@ class Service:
             share=layout.share,
             compress=deploy.compress,
             max_bytes=layout.max_bytes,
+            leased=bool(row["lease"][0]),
+            measure=bool(row["work"][0] == Purpose.MEASURE),
         )
         return pb.AwaitReply(task=task, outcomes=told)
 
@@ -281,8 +297,9 @@ class Service:
             await context.abort(
                 grpc.StatusCode.ALREADY_EXISTS, f"ALREADY_CONSUMED: the nonce of task {ticket} has been used"
             )
-        if not self._hub.conductor.is_out(member.client, ticket):
-            return pb.UploadReply(status="unwanted", why=f"task {ticket} is over")
+        row = self._hub.conductor.task_of(member.client)
+        if row is None or row["ticket"][0] != ticket or row["work"][0] == Purpose.MEASURE:
+            return pb.UploadReply(status="unwanted", why=f"task {ticket} is over, or wants no update")
         await self._check_nonce(member, ticket, head.nonce, context)
         if head.total_bytes > spool.max_bytes:
             why = f"the update has {head.total_bytes:,} bytes, but {spool.max_bytes:,} are allowed"
@@ -353,9 +370,54 @@ class Service:
         return pb.UploadReply(status="refused", why=why)
 
     async def on_progress(self, request: Any, context: Any) -> Any:
-        """Whether a task still counts."""
+        """What a leased task does after its steps; to be asked again if there is no answer in time."""
         member = await self._member(request.caller, context, "Progress")
-        return pb.ProgressReply(stop=not self._hub.conductor.is_out(member.client, request.ticket))
+        said = (request.step_secs, request.send_secs)
+        if request.steps < 0 or not all(0 <= secs < MAX_SECS for secs in said):
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"steps and seconds must be 0 or more: {said}"
+            )
+        news, until = self._hub.news(member.client), time.monotonic() + self._hub.deploy.call_secs / 2
+        while True:
+            news.clear()
+            row = self._hub.conductor.task_of(member.client)
+            if row is None or row["ticket"][0] != request.ticket:
+                return pb.ProgressReply(stop=True)
+            if row["lease"][0] != Lease.TRAINING:
+                return pb.ProgressReply(finish=True)
+            if (more := int(row["steps"][0]) - request.steps) > 0:
+                return pb.ProgressReply(steps=more)
+            if row["done"][0] < row["steps"][0]:
+                await self._progressed(member, row, *said)
+            elif (left := until - time.monotonic()) > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), left)
+            else:
+                return pb.ProgressReply()
+
+    async def _progressed(self, member: Member, row: Table, step_secs: float, send_secs: float) -> None:
+        """Journals that a leased task's steps are made. No step can have taken longer than all of them."""
+        steps, now = int(row["steps"][0]), self._hub.now_ns()
+        most = (now - int(row["since"][0])) / SECOND / (steps - int(row["done"][0]))
+        await self._hub.submit(
+            Kind.PROGRESSED,
+            client=member.client,
+            ticket=int(row["ticket"][0]),
+            steps=steps,
+            secs=min(step_secs, most),
+            send_secs=send_secs,
+        )
+
+    async def on_measured(self, request: Any, context: Any) -> Any:
+        """How good the model of a task is on its client's examples."""
+        member = await self._member(request.caller, context, "Measured")
+        row = self._hub.conductor.task_of(member.client)
+        if row is not None and row["ticket"][0] == request.ticket and row["work"][0] == Purpose.MEASURE:
+            num = min(max(int(request.num_examples), 0), member.num_examples)
+            said = dict(zip(ANSWER, (num, request.loss, request.accuracy), strict=True))
+            more = {"measured": said, "bytes": ANSWER_BYTES}
+            await self._hub.submit(Kind.ARRIVED, client=member.client, ticket=request.ticket, more=more)
+        return pb.MeasuredReply()
 
     async def on_beat(self, request: Any, context: Any) -> Any:
         """A heartbeat: the lease begins anew."""

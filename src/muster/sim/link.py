@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from muster.core.ledger import SPENT
 from muster.core.tables import EVENT, SECOND, Ids, Kind, Lease, Table, frozen, joined, rows, taken
 from muster.devices.availability import FAR
 
-from .costs import SPENT, Timed, sent_bytes
+from .costs import Timed, sent_bytes
 
 MAX_FLOWS = 2_000
 """Tasks that may be out at once: each change looks at all of them."""

@@ -6,7 +6,6 @@ ever trained, all of a version's tasks together. What does not count is still ti
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,8 +15,9 @@ from typing import Protocol
 import numpy as np
 
 from muster.core.algorithm import Algorithm
+from muster.core.ledger import Ledger, Power
 from muster.core.population import Candidates
-from muster.core.record import Record, Span
+from muster.core.record import Record, Span, mean_loss
 from muster.core.state import ServerState
 from muster.core.step import TooFarError, appetite, end, step
 from muster.core.tables import (
@@ -48,7 +48,7 @@ from muster.core.tables import (
 )
 from muster.track.summary import meets
 
-from .costs import Ledger, Power, Timed, spans, spent_alone
+from .costs import Timed, spans, spent_alone
 from .link import ServerLink
 from .queue import ARRIVED, LOST, NEVER, Queue
 
@@ -443,7 +443,7 @@ class Simulation:
             version=self.state.version,
             now_secs=to_secs(self.state.now_ns),
             wall_secs=self.wall_secs,
-            loss=None if reports is None else _mean_loss(good),
+            loss=None if reports is None else mean_loss(good),
             metrics=metrics,
             num_tested=None if metrics is NO_METRICS else self.num_tested,
             num_accepted=len(good),
@@ -455,12 +455,3 @@ class Simulation:
             epsilon=None if self.epsilon is None else self.epsilon(self.state.version),
             **costs.columns(self.power),
         )
-
-
-def _mean_loss(reports: Table) -> float | None:
-    """Mean training loss weighted by examples, of the reports whose loss is a number."""
-    known = reports[np.isfinite(reports["loss"])]
-    weights = known["num_examples"].astype(np.float64)
-    if not len(known) or weights.sum() == 0:
-        return None
-    return math.fsum(known["loss"] * weights) / math.fsum(weights)
