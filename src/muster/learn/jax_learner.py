@@ -19,7 +19,7 @@ import numpy.typing as npt
 from muster.core.algorithm import Local, Vectors
 from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
-from muster.core.work import Work
+from muster.core.work import Steps, Work
 from muster.models.model import Model
 from muster.tasks.task import Task
 
@@ -56,9 +56,17 @@ class JaxLearner(NumpyLearner):
         rng: np.random.Generator,
         up: Matrix,
         kept: Vectors | None,
-        steps: int = 0,
+        steps: int | Steps = 0,
     ) -> Trained:
-        """Trains a cohort of one; see `Learner`."""
+        """Trains a cohort of one; see `Learner`.
+
+        A program cannot be asked between its steps: a task whose end is not known is trained by NumPy.
+        """
+        if isinstance(steps, Steps):
+            if steps.num_steps is None:
+                return super().train(sent, examples, rng, up, kept, steps)
+            steps.another(0)
+            steps = steps.num_steps
         rows = {name: vector[None] for name, vector in sent.items()}
         owned, asked = [slice(0, len(examples))], np.array([steps], np.int64)
         done = self.train_together(rows, examples, owned, [rng], up[None], [kept], asked)
