@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from muster.deploy.assembly import assemble, deliver_all
 from muster.net.journal import JOURNAL
+from muster.privacy import Privacy
 from worlds.deployed import Rig, crowd, job_of, simulated, start_of
 
 SYNCHRONOUS: dict[str, Any] = {
@@ -58,3 +60,23 @@ def test_clients_that_are_asked_first_say_what_simulated_ones_say(name: str, tmp
     rig = Rig(job, tmp_path)
     crowd(rig)
     assert rig.wait() == simulated(job)
+
+
+@pytest.mark.parametrize("name", ["sign_flip", "label_flip", "little"])
+def test_liars_lie_as_simulated_ones_do(name: str, tmp_path: Path) -> None:
+    attack = {"name": name, "share": 0.5}
+    job = job_of(attack=attack, seeds={"training": 5, "model": 6, "selection": 7, "data": 8})
+    rig = Rig(job, tmp_path)
+    crowd(rig)
+    assert rig.wait() == simulated(job) != simulated(replace(job, attack=None))
+
+
+def test_records_of_a_private_run_say_what_it_gives_away(tmp_path: Path) -> None:
+    combine = {"noise_multiplier": 2.0, "delta": 1e-4}
+    job = job_of(algorithm={"name": "dp_fedavg", "pace": {"cohort": 4}, "combine": combine})
+    rig = Rig(job, tmp_path)
+    crowd(rig)
+    assert rig.wait() == simulated(job)
+    plain = Privacy("none", "", 2.0, 1e-4, 1.0)  # real clients may get lost: no draw hides them
+    assert [record.epsilon for record in rig.told] == [plain.epsilon(version) for version in range(4)]
+    assert rig.told[1].epsilon > 1

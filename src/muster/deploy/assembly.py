@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from muster import checkpoint
 from muster.compose import SPILL, draw_population
-from muster.core.errors import JobError, RunFolderError
+from muster.core.errors import RunFolderError
 from muster.core.params import ParamSpec
 from muster.core.record import Record
 from muster.core.state import initial_state
@@ -31,7 +31,7 @@ from muster.net.received import Elsewhere, Examine, MissingUpdateError, Received
 from muster.net.roster import Roster
 from muster.net.spool import Spool
 from muster.net.wire import Layout, Route
-from muster.privacy import expecting
+from muster.privacy import expecting, reckoned
 
 from .errand import Errand, written
 from .examiner import Start
@@ -112,14 +112,13 @@ def assemble(
         evaluates: False in a replay.
 
     """
-    if job.attack is not None:
-        raise JobError("attack is for simulations: deployed clients are who they are; say attack=null")
     data = FederatedData.open(start.data)
     algorithm, spec = expecting(job.algorithm, data.num_clients).fitted(), start.spec
     local = job.algorithm.local
     local.check_model(spec)
     population = draw_population(job, np.asarray(data.num_examples))
     route = Route.of(spec.size, spec.places(local.personal(spec)))
+    privacy = reckoned(algorithm, population, 1.0, spec)  # real clients may get lost: nothing is amplified
     deploy = job.deploy
     layout = Layout(tuple((name, route.length) for name in local.up), deploy.codec, deploy.share)
     spool = Spool(folder, layout, deploy.compress)
@@ -153,13 +152,24 @@ def assemble(
         model_sha256=lambda: spec.sha256(plane.params),
         num_bytes=4 * (route.length + spec.trained * (len(local.down) - 1)),
         evaluates=evaluates,
+        epsilon=None if privacy is None else privacy.epsilon,
         arrived=arrived,
         norm_warning=deploy.norm_warning,
     )
     work = local.work(job.train)
     seeds = {stream: job.seed_of(stream) for stream in ("data", "model", "training")}
     errand = Errand(
-        start.backend, job.model, job.task, local, job.compress, work, seeds, data.facts, job.data
+        start.backend,
+        job.model,
+        job.task,
+        local,
+        job.compress,
+        work,
+        seeds,
+        data.facts,
+        job.data,
+        attack=job.attack,
+        num_clients=data.num_clients,
     )
     made = Assembly(
         job,

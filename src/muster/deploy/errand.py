@@ -16,6 +16,7 @@ from muster.data.dataset import DataSet
 from muster.learn.learner import Gradients
 from muster.models.model import Model
 from muster.tasks.task import Task
+from muster.uploads.attack import Attack
 from muster.uploads.compress import Compress
 
 
@@ -35,6 +36,10 @@ class Errand:
     data: DataSet
     """The job's data set, for clients that bring none of their own."""
     gradients: Gradients = "plain"
+    attack: Attack | None = None
+    """What some of the clients do instead of what they should: to test defences with."""
+    num_clients: int = 1
+    """Of the job, among whom those are drawn."""
 
 
 def written(errand: Errand) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from muster.core.errors import UserError
-from muster.core.examples import Examples
+from muster.core.examples import Examples, Facts
 from muster.core.part import resolve
 from muster.core.randomness import rng
 from muster.core.store import decode
@@ -215,7 +215,7 @@ def learnt(member: Client, errand: Errand, examples: Examples, lasting: Lasting)
         raise UserError("this machine builds another model than the server: are both of the same version?")
     member.route = lambda spec: Route.of(spec.size, spec.places(local.personal(spec)))
     member.down = local.down
-    trainer = Trainer(learner, _One(examples), _folding(errand), FixedPointSum(0, 0))  # type: ignore[arg-type]
+    trainer = Trainer(learner, _One(examples, member.row, errand), _folding(errand), FixedPointSum(0, 0))  # type: ignore[arg-type]
     initial, count = learner.initial(errand.seeds["model"]), np.array([len(examples)])
 
     def train(task: Task) -> None:
@@ -233,12 +233,16 @@ def learnt(member: Client, errand: Errand, examples: Examples, lasting: Lasting)
         if not task.leased:
             task.steps = int(errand.work.num_steps(count, task.steps)[0])
         steps = Steps(None if task.leased else task.steps, task.another)
-        trained = learner.train(received, examples, draw, up, mine, steps)
+        trained = learner.train(
+            received, trainer.uploads.examples(member.row, task.attempt), draw, up, mine, steps
+        )
         if task.stopped:
             return
         row = rows(TASK, 1, ticket=task.ticket, client=member.row, attempt=task.attempt)
+        row["version"], row["steps"] = task.version, task.steps
         state = State(received, mine, {}, unsent=(kept or {}).get(UNSENT))
         state.lasting = trainer.lasting(trained.num_steps, trained.kept, received, up, mine)
+        trainer.uploads.forge(row[0], received, up)
         state.unsent = trainer.uploads.written(row[0], up, state.unsent)
         if (encoded := state.encoded(refused=False)) is not None:
             lasting.offer(task.ticket, encoded)
@@ -259,7 +263,9 @@ def _folding(errand: Errand) -> Folding:
     """Of a trainer that does not fold."""
     from muster.algorithms.fedavg import Mean
 
-    return Folding(Mean(), 1.0, 0, errand.seeds["training"], errand.local, compress=errand.compress)
+    return Folding(
+        Mean(), 1.0, 0, errand.seeds["training"], errand.local, None, errand.compress, errand.attack
+    )
 
 
 def own(reference: str, errand: Errand, examples: Examples) -> Train:
@@ -281,13 +287,29 @@ def own(reference: str, errand: Errand, examples: Examples) -> Train:
 
 @dataclass(frozen=True)
 class _One:
-    """The data of one client, whatever its number."""
+    """The data of one client."""
 
     examples: Examples
+    row: int
+    errand: Errand
+
+    @property
+    def num_clients(self) -> int:
+        """Of the job."""
+        return self.errand.num_clients
+
+    @property
+    def facts(self) -> Facts:
+        """Of the job's data set."""
+        return self.errand.facts
 
     def client(self, row: int) -> Examples:
-        """All of it."""
-        return self.examples
+        """Its own; of others, whom liars may look at, what the job's data set gives them."""
+        if row == self.row:
+            return self.examples
+        from muster.data.store import prepare
+
+        return prepare(self.errand.data, self.errand.seeds["data"]).client(row)
 
 
 def local_examples(path: Path, name: str) -> Examples:

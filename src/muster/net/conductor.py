@@ -123,6 +123,7 @@ class Conductor:
         wall_secs: Wall time of the run so far.
         num_bytes: Bytes of one task's download.
         evaluates: False in a replay, which needs no metrics.
+        epsilon: What so many versions of a private run give away; None: it is not private.
 
     """
 
@@ -137,6 +138,7 @@ class Conductor:
     wall_secs: Callable[[], float] = lambda: 0.0
     num_bytes: int = 0
     evaluates: bool = True
+    epsilon: Callable[[int], float] | None = None
     begun: bool = False
     ended: Stop | None = None
     outcomes: dict[int, dict[int, str]] = field(default_factory=dict)
@@ -350,6 +352,7 @@ class Conductor:
             num_refused=0 if reports is None else len(reports) - len(good),
             clients=tuple(good["client"].tolist()),
             complete=complete,
+            epsilon=None if self.epsilon is None else self.epsilon(self.state.version),
             **costs.columns(None),
         )
         self.tell(record)
