@@ -54,6 +54,8 @@ def test_a_server_killed_by_the_system_goes_on_and_ends_in_the_same_bits(tmp_pat
         assert not (tmp_path / "run" / "summary.json").exists()
         assert start("serve", "job.yml", "--port", port, "--out", "run").wait(90) == 0
         assert [client.wait(20) for client in clients] == [0, 0]
+        live = json.loads((tmp_path / "run" / "live.json").read_text())
+        assert sum(live["clients"].values()) == 2
     finally:
         for process in processes:
             process.kill()

@@ -226,6 +226,13 @@ async def _serve(
     """Listens until the run has ended; returns whether it was interrupted instead."""
     from muster.net.hub import Hub
     from muster.net.models import Models
+    from muster.net.watch import MAX_ERRORS
+
+    errors: list[str] = []
+
+    def tell(line: str) -> None:
+        errors[:] = [*errors[-MAX_ERRORS + 1 :], line]
+        say(line)
 
     models = Models(folder, made.route, lambda version: made.plane.moment.snapshots[version])
     hub = Hub(
@@ -235,7 +242,7 @@ async def _serve(
         models,
         job.deploy,
         keeper,
-        say,
+        tell,
         began,
         records=made.records,
         notes=made.notes,
@@ -250,6 +257,7 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    live = asyncio.create_task(_live(hub, folder, errors))
     ready(port)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -259,10 +267,21 @@ async def _serve(
     else:
         await service.farewell(job.deploy.call_secs)
     stopping.cancel()
+    live.cancel()
     with suppress(asyncio.CancelledError):
         await work
     await server.stop(1.0)
     return interrupted
+
+
+async def _live(hub: Any, folder: Path, errors: list[str]) -> None:
+    """Says for `muster status` what the clients are doing, once a second."""
+    from muster.net.watch import write_live
+
+    while True:
+        with suppress(OSError, RunFolderError):  # a full disk is told elsewhere
+            await asyncio.to_thread(write_live, folder, hub.status()["clients"], errors)
+        await asyncio.sleep(1.0)
 
 
 async def open_server(

@@ -227,10 +227,10 @@ class Hub:
     def status(self) -> Mapping[str, Any]:
         """What a status page shows: small, bounded by the number of clients, made anew at every call."""
         conductor, members = self.conductor, self.conductor.roster.members
-        states = dict.fromkeys(("idle", "working", "lost", "quarantined"), 0)
+        states = dict.fromkeys(("idle", "training", "lost", "quarantined"), 0)
         busy = set(conductor.state.tasks["client"][~conductor.state.tasks["arrived"]].tolist())
         for client, member in list(members.items()):
-            state = "quarantined" if member.quarantined else "working" if client in busy else "idle"
+            state = "quarantined" if member.quarantined else "training" if client in busy else "idle"
             states["lost" if not member.present else state] += 1
         return {
             "version": conductor.state.version,
