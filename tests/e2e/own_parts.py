@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,9 +43,14 @@ def _gradient_step(data: Any, model: Any, lr: float) -> None:
 
 
 class Slowing(muster.Client):
-    """Keeps how often it has trained, and takes smaller steps each time."""
+    """Keeps how often it has trained, and takes smaller steps each time.
+
+    While there is a file `dawdle` in the working folder, it takes its time, so that a test can act meanwhile.
+    """
 
     def train(self, data: Any, model: Any, conf: Any) -> Any:
+        if Path("dawdle").exists():
+            time.sleep(0.01)
         self.state["visits"] = self.state.get("visits", 0) + 1
         _gradient_step(data, model, conf.lr / self.state["visits"])
         return model, {"loss": 1.0}

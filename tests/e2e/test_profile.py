@@ -20,7 +20,8 @@ def test_a_profile_says_what_the_time_went_into(shell: Any, num_workers: int) ->
     assert set(secs) <= PHASES and {"select", "world", "fold", "apply", "evaluate", "write"} <= set(secs)
     assert sum(secs.values()) == pytest.approx(profile["wall_secs"], rel=1e-6)
     assert min(secs.values()) >= 0 and secs["train" if num_workers == 1 else "wait"] > 0
-    assert len(profile["workers"]) == (0 if num_workers == 1 else 2)
+    # where there is so little to do, one worker may do all of it
+    assert len(profile["workers"]) in ([0] if num_workers == 1 else [1, 2])
     for worker in profile["workers"]:
         assert set(worker) <= {"train", "fold", "evaluate"}
     assert profile["num_tasks"] == summary["num_tasks"]["accepted"] == profile["num_calls"]
