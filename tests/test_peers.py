@@ -28,25 +28,25 @@ def figures(peer, turn, secs, **more):
 
 def test_turns_alternate_and_go_on_where_they_stopped(compare, tmp_path):
     kept = compare.Kept(tmp_path / "figures.jsonl")
-    wanted = [("B", p, t) for t in range(2) for p in ("muster", "pfl", "fedml")]
-    assert list(compare.missing(kept, ["B"], ["pfl", "fedml"], 2)) == wanted
+    wanted = [("B", p, t) for t in range(2) for p in ("muster", "pfl", "fedlab")]
+    assert list(compare.missing(kept, ["B"], ["pfl", "fedlab"], 2)) == wanted
     kept.add(figures("muster", 0, 0.5))
-    kept.add({"peer": "fedml", "work": "B", "turn": 0, "failed": "no wheel"})  # is not tried again
-    left = list(compare.missing(kept, ["B"], ["pfl", "fedml"], 2))
+    kept.add({"peer": "fedlab", "work": "B", "turn": 0, "failed": "no wheel"})  # is not tried again
+    left = list(compare.missing(kept, ["B"], ["pfl", "fedlab"], 2))
     assert left == [("B", "pfl", 0), ("B", "muster", 1), ("B", "pfl", 1)]
     kept.drop(["muster"])
-    assert [line["peer"] for line in kept.read()] == ["fedml"]
+    assert [line["peer"] for line in kept.read()] == ["fedlab"]
 
 
 def test_ratios_are_turn_by_turn(compare):
     lines = [figures("muster", t, s) for t, s in enumerate((0.5, 1.0, 2.0))]
     lines += [figures("pfl", t, s) for t, s in enumerate((1.0, 3.0, 8.0))]
     lines += [figures("flower", 0, 4.0) | {"cpu_secs": None}]
-    lines += [{"peer": "fedml", "work": "B", "turn": 0, "failed": "trace\nno | wheel"}]
+    lines += [{"peer": "fedlab", "work": "B", "turn": 0, "failed": "trace\nno | wheel"}]
     assert compare.table(lines).splitlines()[2:] == [
         "| B | muster | 3 | 1.000 | 1.00x | 0.500 | 1.00x | 10 |",
         "| B | pfl | 3 | 3.000 | 3.00x | 1.500 | 3.00x | 10 |",
-        "| B | fedml | 0 | no / wheel | | | | |",
+        "| B | fedlab | 0 | no / wheel | | | | |",
         "| B | flower | 1 | 4.000 | 8.00x |  |  | 10 |",
     ]
 

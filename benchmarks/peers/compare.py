@@ -43,7 +43,6 @@ INSTALLS = {
     "pfl": [TORCH, "pfl[pytorch]"],
     "fedlab": [TORCH, "fedlab"],
     "flsim": [TORCH, "flsim"],
-    "fedml": [TORCH, "fedml"],
     "flower": [TORCH, "flwr[simulation]", "psutil"],
 }
 BESIDE = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(HERE)}
