@@ -7,7 +7,7 @@ import hmac
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +18,6 @@ import numpy.typing as npt
 from muster.core.errors import AccessError, UserError
 from muster.core.tables import (
     ANSWER_BYTES,
-    REPORT,
     SECOND,
     Kind,
     Lease,
@@ -26,12 +25,12 @@ from muster.core.tables import (
     Reason,
     Refusal,
     Table,
-    rows,
 )
 
 from .access import Gatekeeper
 from .conductor import ANSWER
 from .hub import Hub
+from .reports import REASONS, REPORTED, report_row
 from .roster import Member
 from .rpc import PIECE, agreed, pb
 from .spool import DamagedError
@@ -318,7 +317,7 @@ class Service:
         refusal = await asyncio.to_thread(self._check, ticket, report_row(member.client, head))
         if not 0 <= head.report.num_examples <= member.num_examples:
             refusal = Refusal.BAD_WEIGHT
-        return await self._take(member, head, refusal, _REASONS.get(refusal, ""))
+        return await self._take(member, head, refusal, REASONS.get(refusal, ""))
 
     async def _receive(self, head: Any, parts: AsyncIterator[Any]) -> int:
         """Writes the parts to the spool; returns how many bytes are there. What is too much is left out."""
@@ -347,7 +346,7 @@ class Service:
             "sha256": head.sha256[:64],
             "nonce": head.nonce[:16].hex(),
             "bytes": int(head.total_bytes),
-            "report": {name: report[name][0].item() for name in _REPORTED},
+            "report": {name: report[name][0].item() for name in REPORTED},
             "refused": int(refusal),
         }
         counted = await self._hub.submit(
@@ -455,28 +454,3 @@ class Service:
             if set(here) & set(self._hub.heard) <= self._told:
                 break
             await asyncio.sleep(0.02)
-
-
-_REPORTED = ("num_examples", "num_steps", "loss", "loss_sq_mean", "loss_before", "secs")
-_REASONS: Mapping[Refusal, str] = {
-    Refusal.NON_FINITE: "it holds NaN or infinity",
-    Refusal.TOO_LARGE: "a coordinate is beyond 1,024",
-    Refusal.BAD_WEIGHT: "its weight is negative, or more than its client's examples allow",
-}
-
-
-def report_row(client: int, head: Any) -> Table:
-    """The REPORT row of an upload, one, as far as the client knows it."""
-    said = head.report
-    return rows(
-        REPORT,
-        1,
-        ticket=head.ticket,
-        client=client,
-        num_examples=np.clip(said.num_examples, -1, 2**31 - 1),
-        num_steps=np.clip(said.num_steps, 0, 2**31 - 1),
-        loss=said.loss,
-        loss_sq_mean=said.loss_sq_mean,
-        loss_before=said.loss_before,
-        secs=said.secs,
-    )
