@@ -118,7 +118,7 @@ def _number(name: str, text: str | None, kind: type, default: Any) -> Any:
     except ValueError:
         value = math.nan
     most = MAX_COUNT if kind is int else (1e12 if name == "te" else MAX_SECS)
-    if not math.isfinite(value) or not 0 <= value <= most:
+    if not 0 <= value <= most:  # NaN and infinity too
         raise UserError(f"the field {name} must be a number from 0 to {most:g}")
     return value
 

@@ -250,5 +250,5 @@ def parsed(text: str, what: str) -> Any:
     """
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MusterError(f"the server sent a {what} that is no JSON ({error})") from error
