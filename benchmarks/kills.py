@@ -200,8 +200,9 @@ def main() -> None:
         good &= held == len(runs)
         text = (
             f"{sum(run['kills'] for run in runs)} kills of the server in {len(runs)} runs of 150 rounds: "
-            f"{held} of {len(runs)} ended in the simulation's hash, each version made of both updates. From its new "
-            f"start to its next version: median {statistics.median(back):.1f} s, at most {max(back):.1f} s."
+            f"{held} of {len(runs)} ended in the simulation's hash, each version made of both updates. From "
+            f"its new start to its next version: median {statistics.median(back):.1f} s, at most "
+            f"{max(back):.1f} s."
         )
         write_between(page, "kills server", text)
     if "client" in args.who:
