@@ -7,7 +7,8 @@ from muster.core.errors import TrainingError, UserError
 from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, Refusal, rows
-from muster.learn.trainer import Folding, Trainer, gate
+from muster.learn.gate import gate
+from muster.learn.trainer import Folding, Trainer
 from worlds.toy import SIZES, Fixed, Wander, toy_data
 
 SCALE = 40

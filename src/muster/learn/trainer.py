@@ -15,12 +15,13 @@ from muster.core.algorithm import Combine, Local, Vectors
 from muster.core.errors import MusterError, TrainingError
 from muster.core.randomness import Rekeyed, rng
 from muster.core.store import decode, encode
-from muster.core.sums import BLOCK, LIMIT, FixedPointSum
-from muster.core.tables import MEASURED, REPORT, Refusal, Table, rows
+from muster.core.sums import FixedPointSum
+from muster.core.tables import MEASURED, REPORT, Table, rows
 from muster.data.federated import FederatedData
 from muster.uploads.attack import Attack
 from muster.uploads.compress import Compress
 
+from .gate import gate, norms
 from .learner import CohortLearner, Learner, Matrix, Sent, Stack, Together
 from .spill import Spill
 from .uploads import Uploads
@@ -37,10 +38,6 @@ MEASURED_IN_TRAINING = ("num_steps", "loss", "loss_sq_mean")
 
 ROOM_BYTES = 1 << 20
 """Small updates are folded together, so many bytes at once; it changes no bit."""
-
-NONE, NON_FINITE, TOO_LARGE, BAD_WEIGHT = (
-    np.int8(why) for why in (Refusal.NONE, Refusal.NON_FINITE, Refusal.TOO_LARGE, Refusal.BAD_WEIGHT)
-)
 
 
 @dataclass(frozen=True)
@@ -499,25 +496,3 @@ def stacked(each: Sequence[Sent]) -> Sent:
 def prefix(vectors: Sent, trained: int) -> Sent:
     """The same with the model's vector cut to what rules see of it."""
     return {name: v[:trained] if name == "model" else v for name, v in vectors.items()}
-
-
-def norms(vectors: Matrix) -> npt.NDArray[np.float64]:
-    """Euclidean norms f64[K] of f32[K, P], in float64 and in an order that no number of threads changes."""
-    squares = np.zeros(len(vectors))
-    for start in range(0, vectors.shape[1], BLOCK):
-        part = vectors[:, start : start + BLOCK].astype(np.float64)
-        squares += np.einsum("kp,kp->k", part, part)  # its own loop, row by row: BLAS would use threads
-    return np.sqrt(squares)
-
-
-def gate(up: Stack, weights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
-    """The largest coordinate of each update, and its `Refusal` (0: none).
-
-    An update may be folded if it is finite, no coordinate is beyond LIMIT, and its weight is in [0, 1].
-    """
-    # One pass: the extremes of a vector with a NaN are NaN.
-    flat = up.reshape(len(up), -1)
-    largest = np.maximum(-flat.min(1, initial=0.0), flat.max(1, initial=0.0))
-    refused = np.where((weights >= 0.0) & (weights <= 1.0), NONE, BAD_WEIGHT)
-    refused = np.where(largest > LIMIT, TOO_LARGE, refused)
-    return largest, np.where(np.isfinite(largest), refused, NON_FINITE)

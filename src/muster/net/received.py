@@ -11,8 +11,9 @@ from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import REPORT, Ids, Refusal, Table, rows
 from muster.learn.crew import Kept
+from muster.learn.gate import gate
 from muster.learn.learner import Gradients, Sent, Trained
-from muster.learn.trainer import State, Trainer, gate
+from muster.learn.trainer import State, Trainer
 
 from .journal import Entry
 from .spool import Spool
