@@ -189,7 +189,9 @@ def _drive(session: Session, folder: RunFolder, console: Sink, plan: RunPlan, ta
                     held.append((record, None if _is_known(record) else session.mark()))
                     due = record.version - saved >= job.track.checkpoint_every
                     while held and (due or session.sim.ended or len(held) > 1 or _is_known(held[0][0])):
-                        told, then = held.popleft()
+                        told, then = held[0]
+                        len(told.metrics)  # waits; an interrupt meanwhile leaves it untold
+                        held.popleft()
                         for sink in sinks:
                             sink.tell(told)
                         tally.add(told)

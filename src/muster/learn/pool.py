@@ -258,7 +258,13 @@ class Pool:
         return self._done(jobs)
 
     def _done(self, jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
-        """Waits until the workers have done these jobs; returns the answers in their order."""
+        """Waits until the workers have done these jobs; returns the answers in their order.
+
+        Raises:
+            TrainingError: They have been ended.
+        """
+        if not self._slots and any(job.answer is None for job in jobs):
+            raise TrainingError("the workers have been ended before this was done")
         with self._watch.at("start"):
             while not any(slot.ready for slot in self._slots):
                 self._listen()
