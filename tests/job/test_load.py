@@ -422,7 +422,7 @@ def test_settings_check_themselves() -> None:
         lambda: Stop(virtual_secs=float("inf")),
         lambda: Target(value=float("nan")),
         lambda: Engine(workers=True),
-        lambda: Engine(backend="jax"),  # type: ignore[arg-type]
+        lambda: Engine(backend="tensorflow"),  # type: ignore[arg-type]
         lambda: Track(keep_checkpoints=0),
     ):
         with pytest.raises(FieldError):

@@ -9,7 +9,7 @@ import pytest
 
 from muster.algorithms.fedavg import SGD, Mean
 from muster.compose import compose
-from muster.core.store import decode
+from muster.core.store import decode, encode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, Refusal, rows
 from muster.job import job_from_dict
@@ -30,9 +30,10 @@ def trainer(learner, **folding):
 
 
 def trained(it, client=5, attempt=0, kept=None):
-    task = rows(TASK, 1, client=client, attempt=attempt, ticket=7)[0]
-    report, state = it.train(task, 0, {"model": it.learner.initial(0)}, kept, {})
-    return report, None if state is None else decode(state)
+    task, late = rows(TASK, 1, client=client, attempt=attempt, ticket=7), np.zeros(1, np.int64)
+    before = {} if kept is None else {client: encode(kept)}
+    report, states = it.train(task, late, {0: {"model": it.learner.initial(0)}}, before, {}, late.copy())
+    return report, decode(states[client]) if client in states else None
 
 
 def test_what_was_not_sent_is_sent_later():

@@ -37,7 +37,7 @@ def summary_of(records, target=None, **changes):
 
 def test_the_keys_are_those_asked_for():
     data = summary_of(RECORDS).to_json()
-    more = {"wasted_by_reason", "wasted_bytes_by_reason", "joules", "privacy"}
+    more = {"wasted_by_reason", "wasted_bytes_by_reason", "joules", "privacy", "tasks_together"}
     assert set(data) == KEYS | {"why", "time_to_target_wall_secs"} | more
     assert set(data["num_tasks"]) == {"accepted", "late", "lost", "discarded", "refused"}
     assert set(data["device_secs"]) == {"used", "wasted"}
