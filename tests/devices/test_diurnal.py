@@ -74,10 +74,25 @@ def test_the_daily_curve_has_its_trough_at_0_h_and_its_peak_at_noon_of_the_trace
     assert day[7] > day[15] > day[0]
 
 
+def published():
+    """Hours and clients online of the published curve, each point as it was read off."""
+    file = Path(os.environ["MUSTER_DATA"]) / "traces" / "available_clients_over_time_digitised.csv"
+    return np.genfromtxt(file, delimiter=",", skip_header=1).T
+
+
+@pytest.mark.skipif("MUSTER_DATA" not in os.environ, reason="MUSTER_DATA is not set")
+def test_the_daily_curve_goes_with_the_published_one_with_every_point_of_it(online):
+    at, count = published()
+    assert len(at) == 294
+    hour = at.astype(int) % 24
+    day = [count[hour == h].mean() for h in range(24)]
+    ours = np.interp(np.arange(24) + 0.5, np.arange(168), online)
+    assert np.corrcoef(day, ours)[0, 1] >= 0.9
+
+
 @pytest.mark.skipif("MUSTER_DATA" not in os.environ, reason="MUSTER_DATA is not set")
 def test_the_curve_over_time_goes_with_the_published_one(online):
-    file = Path(os.environ["MUSTER_DATA"]) / "traces" / "available_clients_over_time_digitised.csv"
-    at, count = np.genfromtxt(file, delimiter=",", skip_header=1).T
+    at, count = published()
     # Strokes of the plot's grid were read as single points far below: the median of five is without.
     count = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(count, 2, mode="edge"), 5), axis=1)
     hours = np.arange(1, 96)

@@ -99,6 +99,28 @@ def test_a_real_row_is_online_when_it_was_in_every_period_and_any_order(imported
             assert intervals.online(np.array([1]), when).tolist() == [bool(online)]
 
 
+@pytest.mark.skipif(not os.environ.get("MUSTER_DATA"), reason="MUSTER_DATA is not set")
+def test_every_known_row_of_the_real_file_at_each_of_its_bounds_in_any_order_at_any_wrap(imported):
+    traces = Path(os.environ["MUSTER_DATA"]) / "traces"
+    known = json.loads((traces / "availability_known_rows.json").read_text())
+    known |= json.loads((traces / "first10_printed_excerpt.json").read_text())["client_behave_trace"]
+    real = {int(name): row for name, row in sorted(known.items(), key=lambda item: int(item[0]))}
+    assert len(real) >= 15
+    _, arrays = imported(behave=pickled(repr(real)))
+    intervals = Intervals(*(arrays[name] for name in ("starts", "ends", "offsets", "period")))
+    asked = []  # (row, instant in seconds, whether it is online then)
+    for number, row in enumerate(real.values()):
+        spans = list(zip(row["active"], row["inactive"], strict=True))
+        finish = row["finish_time"]
+        for bound in {b + off for span in spans for b in span for off in (-1, 0, 1)}:
+            within = bound % finish
+            online = any(start <= within <= end for start, end in spans)
+            asked += [(number, within + wrap * finish, online) for wrap in (0, 1, 777)]
+    rows, secs, online = np.array(asked).T[:, np.random.default_rng(0).permutation(len(asked))]
+    assert online.any() and not online.all()
+    assert intervals.online(rows, secs * SECOND).tolist() == online.astype(bool).tolist()
+
+
 def test_an_honest_file_by_opcodes_of_our_own(imported):
     # {1: {"computation": 22, "communication": 5.5}}, protocol 2, with the memo that Python would write.
     text = [b"X" + struct.pack("<I", len(t)) + t for t in (b"computation", b"communication")]
