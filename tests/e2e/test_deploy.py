@@ -56,6 +56,11 @@ def test_a_server_killed_by_the_system_goes_on_and_ends_in_the_same_bits(tmp_pat
         assert [client.wait(20) for client in clients] == [0, 0]
         live = json.loads((tmp_path / "run" / "live.json").read_text())
         assert sum(live["clients"].values()) == 2
+        # As if killed between the run's end and its summary: clients that come are told of the end.
+        (tmp_path / "run" / "summary.json").unlink()
+        server = start("serve", "job.yml", "--port", port, "--out", "run")
+        clients = [start("join", f"127.0.0.1:{port}", "--name", f"client-{i}") for i in range(2)]
+        assert [client.wait(20) for client in clients] == [0, 0] and server.wait(20) == 0
     finally:
         for process in processes:
             process.kill()

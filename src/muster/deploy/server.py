@@ -247,9 +247,7 @@ async def _serve(
         records=made.records,
         notes=made.notes,
     )
-    if made.conductor.ended is not None:  # killed between its end and its summary
-        await hub.run()
-        return False
+    # Also where the run had ended before the server was killed: its clients wait to be told.
     server, service, port = await open_server(hub, made, folder, listen, say)
     say(f"serving {job.name} on {listen.host}:{port}" + (" (plaintext)" if listen.insecure else ""))
     work = asyncio.create_task(hub.run())
