@@ -1,33 +1,42 @@
 """FedScale's published bugs (S: security, C: correctness, D: design), each with what happens here instead.
 
 C7 (Oort's crashes, and a confidence that is ignored) and C9 (utilities of stragglers) are in test_oort.py
-and test_testing_selector.py, C15 (examples that do not run) in tests/e2e/test_examples.py.
+and test_testing_selector.py; that all our examples run (C15) is in tests/e2e/test_examples.py.
 """
 
 from __future__ import annotations
 
 from math import sqrt
+from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 
 import muster
-from muster.algorithms.fedavg import Add, Mean, Sync, fedavg
+from muster.algorithms.fedavg import SGD, Add, Mean, Sync, fedavg
 from muster.algorithms.fedbuff import Buffered, StaleMean, fedbuff
 from muster.algorithms.fedprox import Prox
 from muster.algorithms.fedyogi import fedyogi
 from muster.algorithms.norm_bound import Bounded
 from muster.algorithms.qfedavg import Fair
 from muster.algorithms.testing_selector import by_category
-from muster.core.errors import DataError, UserError
+from muster.cli import app
+from muster.compose import compose
+from muster.core.errors import DataError, JobError, UserError
+from muster.core.examples import Examples, Facts
 from muster.core.params import ParamSpec
+from muster.core.randomness import rng
 from muster.core.state import Limits
 from muster.core.tables import SECOND, Train
 from muster.core.work import Work
 from muster.devices.availability import Intervals
 from muster.devices.plain_pickle import read_plain_pickle
 from muster.job import load_job
+from muster.learn.learners import make_learner
+from muster.models.recurrent import CharLSTM
 from muster.net.credentials import check_plaintext
+from muster.tasks.next_character import NextCharacter
 from worlds.rig import Rig, numpy_learner, small
 from worlds.rules import reports, vector
 from worlds.toy import SIZES, Fixed, toy_data
@@ -61,6 +70,26 @@ def test_fedscale_s3_no_value_of_a_job_is_evaluated(tmp_path):
     with pytest.raises(UserError, match=r"engine\.workers"):
         load_job({"engine": {"workers": f"__import__('os').mkdir('{marker}')"}})
     assert not marker.exists()
+
+
+def callbacks(application):
+    """The functions behind all commands."""
+    yield from (command.callback for command in application.registered_commands)
+    for group in application.registered_groups:
+        yield from callbacks(group.typer_instance)
+
+
+def test_fedscale_s4_no_secret_stands_on_a_command_line():
+    """Where others of the machine could read it: what is secret is in a file, or made here (a flag)."""
+    secret, found = ("token", "password", "secret", "key"), 0
+    for callback in callbacks(app):
+        for name, hint in get_type_hints(callback).items():
+            if any(word in name for word in secret):
+                found += 1
+                assert hint in (bool, Path, Path | None), (callback.__name__, name)
+    assert found >= 2
+    with pytest.raises(JobError, match=r"track\.wandb_key is not a known key"):
+        load_job({"track": {"wandb_key": "abc"}})
 
 
 def test_fedscale_c1_availability_remembers_no_question():
@@ -181,6 +210,26 @@ def test_fedscale_c13_c14_the_last_round_is_evaluated():
     records = list(muster.simulate(job))
     assert [r.version for r in records if r.metrics] == [0, 2, 3]
     assert all({"loss", "accuracy"} <= set(r.metrics) for r in records if r.metrics)
+
+
+def test_fedscale_c15_a_model_of_text_trains():
+    text, starts = np.tile(np.arange(4, dtype=np.uint8), 20), np.arange(60)
+    data, facts = Examples(starts, text[starts + 5], text), Facts("text", (5,), 4, vocabulary="abcd")
+    local, work = SGD(lr=0.5, momentum=0.9), Work(epochs=20, batch_size=10)
+    learner = make_learner("torch", CharLSTM(embed=4, hidden=16), NextCharacter(), facts, local, work)
+    before, up = learner.initial(0), np.zeros((1, learner.spec.size), np.float32)
+    learner.train({"model": before}, data, rng(0, "train"), up, None)
+    after = before + up[0]
+    assert learner.evaluate(after, data)["loss"] < 0.5 * learner.evaluate(before, data)["loss"]
+
+
+def test_fedscale_c16_the_size_of_the_model_is_known_before_anybody_is_sent_it():
+    session = compose(load_job({"model": "logistic", "stop": {"rounds": 1}}), clock_only=True)
+    # 64 x 10 weights and 10 biases, 4 bytes each, at least: padded to whole cache lines.
+    assert session.sim.world.down_bytes == session.sim.world.up_bytes == session.spec.num_bytes >= 2600
+    first = next(iter(session.sim))
+    assert (first.version, first.down_bytes) == (0, 0)
+    session.close()
 
 
 def test_fedscale_c17_a_running_variance_stays_a_mean_of_variances():
