@@ -31,7 +31,6 @@ OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
     ("grpc.http2.max_pings_without_data", 0),
     # gRPC's own waits grow to two minutes while a server is away, beyond any lease: that is for Link to say.
-    ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server
     ("grpc.enable_retries", 0),  # what is tried again, and when, is the client's own business
