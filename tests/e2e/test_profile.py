@@ -30,7 +30,10 @@ def test_a_profile_says_what_the_time_went_into(shell: Any, num_workers: int) ->
     assert profile["flops"] == 6 * 640 * profile["num_samples"]
     assert 0 < profile["of_peak"] < 1 and profile["peak_flops_per_sec"] > 1e9
     names = ["parent"] if num_workers == 1 else ["parent", "worker 0", "worker 1"]
-    assert list(profile["peak_rss_bytes"]) == names and min(profile["peak_rss_bytes"].values()) > 10**7
+    peaks = profile["peak_rss_bytes"]  # one worker may do all of a small run
+    assert (
+        list(peaks) == names and peaks["parent"] > 10**7 and max(list(peaks.values())[-num_workers:]) > 10**7
+    )
     assert sum(profile["peak_rss_bytes"].values()) == summary["peak_rss_bytes"]
     assert f"{profile['num_samples']:,} samples" in out and "% of " in out
 
