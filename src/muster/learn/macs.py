@@ -6,7 +6,6 @@ from typing import Any
 
 from muster.core.errors import UserError
 from muster.core.examples import Facts
-from muster.models.dense import Dense
 from muster.models.model import Model
 from muster.tasks.task import Task
 
@@ -14,15 +13,26 @@ from muster.tasks.task import Task
 def forward_macs(model: Model, task: Task, facts: Facts) -> float:
     """Multiply-adds of one example's forward pass: matrix products and convolutions, biases left out.
 
-    Dense models are counted by formula, others by running torch's own counter over one blank example.
+    By the model's own formula, else `counted`.
 
     Raises:
-        UserError: The model cannot be built, or does not fit the task and the data.
+        UserError: The model cannot be built or counted, or does not fit the task and the data.
     """
-    if isinstance(model, Dense):
-        return float(sum(ins * outs for ins, outs in model.layers(facts)))
+    known = model.macs(facts)
+    return counted(model, task, facts) if known is None else known
+
+
+def counted(model: Model, task: Task, facts: Facts) -> float:
+    """Multiply-adds as torch's own counter finds them while one blank example goes through the network.
+
+    The counter makes torch load its compiler, which takes a second or two: not for models with a formula.
+
+    Raises:
+        UserError: As `forward_macs`.
+    """
     try:
         import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.utils.flop_counter import FlopCounterMode
     except ImportError:
         raise UserError(
@@ -39,13 +49,20 @@ def forward_macs(model: Model, task: Task, facts: Facts) -> float:
     before = mkldnn.enabled
     mkldnn.enabled = False  # then recurrent layers run as matrix products, which the counter knows
     try:
-        with torch.no_grad(), counter:
+        # With gradients and in its plain form attention runs as matrix products, too.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             module(blank)
     except NotImplementedError as error:  # an operation of the user's that the counter cannot run
-        raise UserError(
-            f"the multiply-adds of model {model.part_name()} cannot be counted ({error}); "
-            "set clock.compute to examples"
-        ) from error
+        raise _not_counted(model, str(error)) from error
     finally:
         mkldnn.enabled = before
-    return float(counter.get_total_flops()) / 2
+    if not (total := counter.get_total_flops()):
+        raise _not_counted(model, "torch knows the cost of none of its operations")
+    return float(total) / 2
+
+
+def _not_counted(model: Model, why: str) -> UserError:
+    return UserError(
+        f"the multiply-adds of model {model.part_name()} cannot be counted ({why}); "
+        "set clock.compute to examples"
+    )

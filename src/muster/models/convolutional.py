@@ -29,6 +29,10 @@ class LeafCNN(Model):
     def __post_init__(self) -> None:
         self.check_number("dense", at_least=1)
 
+    def macs(self, facts: Facts) -> float:
+        """For (1, 28, 28) and 62 classes: 12,299,776."""
+        return _macs("leaf_cnn", facts, self.dense)
+
     def torch(self, facts: Facts) -> Module:
         """For (1, 28, 28) and 62 classes: 1,690,046 parameters."""
         from torch import nn
@@ -69,6 +73,10 @@ class ConvNet2(Model):
         """As its authors write it."""
         return "convnet2"
 
+    def macs(self, facts: Facts) -> float:
+        """As the LEAF CNN's."""
+        return _macs("convnet2", facts, self.hidden)
+
     def torch(self, facts: Facts) -> Module:
         """For (1, 28, 28) and 62 classes: 6,603,902 parameters."""
         from torch import nn
@@ -90,6 +98,14 @@ class ConvNet2(Model):
             nn.Dropout(self.dropout),
             nn.Linear(self.hidden, facts.num_classes),
         )
+
+
+def _macs(model: str, facts: Facts, dense: int) -> float:
+    """Of both convolutions, the second at half the height and width, and of both dense layers."""
+    channels, pixels = _image(model, facts)
+    height, width = facts.input_shape[1:]
+    first, second = height * width * 32, (height // 2) * (width // 2) * 64
+    return float(25 * (first * channels + second * 32) + dense * (64 * pixels + facts.num_classes))
 
 
 def _image(model: str, facts: Facts) -> tuple[int, int]:

@@ -36,6 +36,10 @@ class Dense(Model):
     def layers(self, facts: Facts) -> tuple[tuple[int, int], ...]:
         """(inputs, outputs) of each layer, first to last."""
 
+    def macs(self, facts: Facts) -> float:
+        """One for each weight."""
+        return float(sum(ins * outs for ins, outs in self.layers(facts)))
+
     def spec(self, facts: Facts) -> ParamSpec:
         """The layout of the flat vector, the same in every backend."""
         arrays: list[tuple[str, tuple[int, ...], str]] = []

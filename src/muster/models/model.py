@@ -19,6 +19,13 @@ class Model(Part):
     backends: ClassVar[tuple[str, ...]] = ("torch",)
     """The backends that can train it: torch, numpy, jax."""
 
+    def macs(self, facts: Facts) -> float | None:
+        """Multiply-adds of one example's forward pass, by formula; None: there is none, and they are counted.
+
+        Those of matrix products and convolutions; biases are left out.
+        """
+        return None
+
     @abstractmethod
     def torch(self, facts: Facts) -> Module:
         """The network as a torch module: float32 parameters, drawn from torch's global generator.

@@ -34,6 +34,12 @@ class CharLSTM(Model):
         self.check_number("hidden", at_least=1)
         self.check_number("layers", at_least=1)
 
+    def macs(self, facts: Facts) -> float:
+        """Four gates a layer at each character, and the scores of the last; 80 characters: 63,590,400."""
+        (window,), hidden = facts.input_shape, self.hidden
+        inputs = self.embed + hidden * (2 * self.layers - 1)
+        return float(window * 4 * hidden * inputs + hidden * facts.num_classes)
+
     def torch(self, facts: Facts) -> Module:
         """Codes i64[B, window] to scores [B, vocabulary]; 80 characters: 819,920 parameters."""
         from torch import Tensor, nn
