@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -168,23 +169,22 @@ def compose(
     state = initial_state(algorithm, population, job.limits)
     target = job.stop.target
     outside = Outside(job.stop.wall_secs, target.metric if target else "", target.value if target else None)
-    shown = _timeline(data.num_clients, job)
+    simulation = partial(
+        Simulation,
+        algorithm=algorithm,
+        seed=job.seed_of("selection"),
+        world=timed,
+        state=state,
+        outside=outside,
+        link=link,
+        power=power,
+        timeline=_timeline(data.num_clients, job),
+        epsilon=None if privacy is None else privacy.epsilon,
+    )
     if clock_only:
         surrogate = bool(algorithm.select.reads) or algorithm.select.asks
         stand_in = ClockOnly(population.num_examples, work, job.seed_of("training"), surrogate)
-        sim = Simulation(
-            algorithm,
-            job.seed_of("selection"),
-            timed,
-            watched(stand_in, watch, advance="apply"),
-            state,
-            outside,
-            surrogate=surrogate,
-            link=link,
-            power=power,
-            timeline=shown,
-            epsilon=None if privacy is None else privacy.epsilon,
-        )
+        sim = simulation(plane=watched(stand_in, watch, advance="apply"), surrogate=surrogate)
         return Session(job, sim, None, spec, _said_of(job.clock), data.num_clients, privacy)
     clients = ClientStore(store)
     folding = Folding(
@@ -241,20 +241,8 @@ def compose(
     if watch is not None:
         flops = _sample_flops(job, data.facts)
         profiled = ProfiledPlane(plane, watch, work, flops)
-    draws, sample = job.seed_of("selection"), job.track.evaluate_sample
-    sim = Simulation(
-        algorithm,
-        draws,
-        timed,
-        profiled or plane,
-        state,
-        outside,
-        link=link,
-        power=power,
-        timeline=shown,
-        epsilon=None if privacy is None else privacy.epsilon,
-        num_tested=sample if 0 < sample < len(data.test) else None,
-    )
+    sample = job.track.evaluate_sample
+    sim = simulation(plane=profiled or plane, num_tested=sample if 0 < sample < len(data.test) else None)
     told = () if privacy is None else (f"privacy: {privacy.why}",)
     said = choices + _said_of(job.clock) + told
     return Session(job, sim, plane, spec, said, data.num_clients, privacy, profiled)

@@ -11,7 +11,6 @@ from muster.core.state import Limits
 from muster.core.store import ClientStore, decode
 from muster.core.tables import TASK, rows
 from muster.core.work import Work
-from muster.data.store import prepare
 from muster.learn import automatic as auto
 from muster.learn.automatic import Automatic
 from muster.learn.client import OwnClient
@@ -22,7 +21,7 @@ from muster.learn.trainer import Folding
 from muster.models.dense import Logistic
 from muster.tasks.classification import Classification
 from worlds.rig import Rig, small
-from worlds.toy import FACTS, SIZES, Toy, toy_population
+from worlds.toy import FACTS, SIZES, toy_population
 
 SPEC = Logistic().spec(FACTS)
 FOLDING = Folding(Mean(), max(SIZES), 44, 1, SGD())
@@ -51,11 +50,6 @@ class Mine(Client):
 '''
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return prepare(Toy(), 0, tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture
 def recipe(stored, tmp_path):
     def make(fails="not", client=5, local=None):
@@ -66,19 +60,6 @@ def recipe(stored, tmp_path):
         return Recipe("numpy", *parts, FOLDING, str(stored.path))
 
     return make
-
-
-@pytest.fixture
-def pool(stored):
-    made = []
-
-    def make(recipe, num_workers=1, **settings):
-        made.append(Pool(recipe, num_workers, SPEC.size, len(stored.test), **settings))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def tasks_of(clients, versions=0, attempts=0):

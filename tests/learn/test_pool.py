@@ -14,14 +14,13 @@ from muster.algorithms.fedavg import SGD, Mean
 from muster.core.errors import TrainingError
 from muster.core.tables import TASK, rows
 from muster.core.work import Work
-from muster.data.store import prepare
 from muster.learn.client import OwnClient
 from muster.learn.crew import Inline, Recipe
 from muster.learn.pool import Lifetime, Pool
 from muster.learn.trainer import Folding
 from muster.models.dense import MLP, Logistic
 from muster.tasks.classification import Classification
-from worlds.toy import FACTS, SIZES, Toy
+from worlds.toy import FACTS, SIZES
 
 SPEC = Logistic().spec(FACTS)
 FOLDING = Folding(Mean(), max(SIZES), 44, 1, SGD())
@@ -53,11 +52,6 @@ class Mine(Client):
 '''
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return prepare(Toy(), 0, tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture
 def recipe(stored, tmp_path):
     def make(times=0, client=5, leak=0, local=None):
@@ -69,19 +63,6 @@ def recipe(stored, tmp_path):
         return Recipe("numpy", *parts, FOLDING, str(stored.path))
 
     return make
-
-
-@pytest.fixture
-def pool(stored):
-    made = []
-
-    def make(recipe, num_workers=1, **settings):
-        made.append(Pool(recipe, num_workers, SPEC.size, len(stored.test), **settings))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def train(crew, clients, kept=None, attempts=0):

@@ -10,7 +10,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,22 +26,6 @@ from muster.net.settings import Deploy
 from muster.net.wire import Layout, encode, write_file
 from worlds.deployed import Rig, Worker, crowd, job_of, noise, simulated, vanish
 from worlds.proxy import Proxy
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    """Makes rigs; what is left of them and of their clients goes with the test."""
-    rigs: list[Rig] = []
-
-    def rig(job: Any, folder: Path = tmp_path / "run", **more: Any) -> Rig:
-        rigs.append(Rig(job, folder, **more))
-        return rigs[-1]
-
-    yield rig
-    for each in rigs:
-        each.part()
-        each.kill()
-
 
 Make = Callable[..., Rig]
 

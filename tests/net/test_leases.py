@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,6 @@ from muster.net.client import Task
 from muster.net.journal import JOURNAL, Entry, read
 from muster.net.rpc import pb
 from worlds.deployed import Rig, crowd, job_of, start_of, vanish
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    rigs: list[Rig] = []
-
-    def rig(job: Any, folder: Path = tmp_path / "run", **more: Any) -> Rig:
-        rigs.append(Rig(job, folder, **more))
-        return rigs[-1]
-
-    yield rig
-    for each in rigs:
-        each.part()
-        each.kill()
 
 
 def leased_job(

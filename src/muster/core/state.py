@@ -169,10 +169,8 @@ def save_state(state: ServerState) -> tuple[dict[str, Any], dict[str, npt.NDArra
     columns: dict[str, npt.NDArray[Any]] = {}
     for f in fields(state):
         value = getattr(state, f.name)
-        if f.name == "tasks":
-            columns |= {f"tasks.{name}": np.ascontiguousarray(value[name]) for name in TASK.names or ()}
-        elif f.name == "rests":
-            columns |= {f"rests.{name}": np.ascontiguousarray(value[name]) for name in REST.names or ()}
+        if f.name in ("tasks", "rests"):
+            columns |= _columns(f.name, value)
         elif f.name == "tally":
             columns["tally"] = value.counts()
         elif f.name == "limits":
@@ -188,12 +186,6 @@ def save_state(state: ServerState) -> tuple[dict[str, Any], dict[str, npt.NDArra
 
 def load_state(scalars: Mapping[str, Any], columns: Mapping[str, npt.NDArray[Any]]) -> ServerState:
     """The state that `save_state` took apart."""
-    tasks = rows(TASK, len(columns["tasks.ticket"]))
-    for name in TASK.names or ():
-        tasks[name] = columns[f"tasks.{name}"]
-    rests = rows(REST, len(columns["rests.until"]))
-    for name in REST.names or ():
-        rests[name] = columns[f"rests.{name}"]
     parts = {
         part: {
             **scalars[part],
@@ -207,11 +199,22 @@ def load_state(scalars: Mapping[str, Any], columns: Mapping[str, npt.NDArray[Any
     }
     plain = {k: v for k, v in scalars.items() if k not in ("select", "pace", "limits")}
     return ServerState(
-        tasks=frozen(tasks),
+        tasks=_table(TASK, "tasks", columns),
         tally=Tally(frozen(np.array(columns["tally"], np.int32)), np.zeros(0, np.int64)),
         select=parts["select"],
         pace=parts["pace"],
-        rests=frozen(rests),
+        rests=_table(REST, "rests", columns),
         limits=Limits(**scalars["limits"]),
         **plain,
     )
+
+
+def _columns(name: str, table: Table) -> dict[str, npt.NDArray[Any]]:
+    """A table's columns by `name.column`."""
+    return {f"{name}.{column}": np.ascontiguousarray(table[column]) for column in table.dtype.names or ()}
+
+
+def _table(kind: np.dtype[Any], name: str, columns: Mapping[str, npt.NDArray[Any]]) -> Table:
+    """The table whose columns `_columns` took apart."""
+    own = {column: columns[f"{name}.{column}"] for column in kind.names or ()}
+    return frozen(rows(kind, len(next(iter(own.values()))), **own))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, rows
 from muster.core.work import Steps
+from muster.data.federated import FederatedData
 from muster.learn.trainer import UNSENT, Folding, State, Trainer
 from muster.net.client import Client, Say, Task
 from muster.net.link import Link
@@ -305,11 +307,14 @@ class _One:
 
     def client(self, row: int) -> Examples:
         """Its own; of others, whom liars may look at, what the job's data set gives them."""
-        if row == self.row:
-            return self.examples
+        return self.examples if row == self.row else self._everybody.client(row)
+
+    @cached_property
+    def _everybody(self) -> FederatedData:
+        """The job's data set, dealt out."""
         from muster.data.store import prepare
 
-        return prepare(self.errand.data, self.errand.seeds["data"]).client(row)
+        return prepare(self.errand.data, self.errand.seeds["data"])
 
 
 def local_examples(path: Path, name: str) -> Examples:

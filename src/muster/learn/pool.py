@@ -33,7 +33,7 @@ from .learner import Sent
 from .shared import Shelf
 from .stopwatch import Stopwatch
 from .trainer import MEASURED_IN_TRAINING, Learnt, Trainer
-from .worker import NOW, RESULT, Message, Process, Sum
+from .worker import NOW, RESULT, Message, Process, Sum, packed, unpacked
 
 COMMIT_SECS = 5.0
 """How much work of a worker may wait to be taken over: what is lost at most, a chunk aside, if it dies."""
@@ -164,14 +164,15 @@ class Pool:
         for name, vector in now.items():
             self._shelf.put(f"{NOW}/{name}", vector)
         pieces = self._pieces(len(tasks), self._chunk)
-        jobs = [Job(self._message(tasks[p], staleness[p], kept), trains=True) for p in pieces]
+        late = np.asarray(staleness, np.int64)
+        jobs = [Job({"staleness": late[p], **self._message(tasks[p], kept)}, trains=True) for p in pieces]
         reports = rows(REPORT, len(tasks))
         states: dict[int, bytes] = {}
         with self._watch.at("wait"):
             answers = self._do(jobs)
         for piece, answer in zip(pieces, answers, strict=True):
             reports[piece] = answer["reports"].view(REPORT)
-            states |= {int(k[5:]): v.tobytes() for k, v in answer.items() if k.startswith("kept.")}
+            states |= unpacked(answer)
         for slot in self._slots:
             self._commit(slot)
         return reports, states
@@ -184,8 +185,8 @@ class Pool:
     def learn(self, tasks: Table, sent: Mapping[int, Sent]) -> list[Learnt]:
         """Hands out chunks; the updates come back as they are."""
         self._put(sent)
-        pieces, late = self._pieces(len(tasks), self._chunk), np.zeros(len(tasks), np.int64)
-        jobs = [Job({"learn": True, **self._message(tasks[p], late[p], {})}) for p in pieces]
+        pieces = self._pieces(len(tasks), self._chunk)
+        jobs = [Job({"learn": True, **self._message(tasks[p], {})}) for p in pieces]
         with self._watch.at("wait"):
             answers = self._do(jobs)
         learnt: list[Learnt] = []
@@ -207,8 +208,7 @@ class Pool:
         """Hands out chunks, as for training."""
         self._put(sent)
         pieces = self._pieces(len(tasks))
-        late = np.zeros(len(tasks), np.int64)
-        jobs = [Job({"measure": True, **self._message(tasks[p], late[p], kept)}) for p in pieces]
+        jobs = [Job({"measure": True, **self._message(tasks[p], kept)}) for p in pieces]
         return joined(rows(MEASURED, 0), *(a["measured"].view(MEASURED) for a in self._do(jobs)))
 
     def evaluate(self, version: int, params: Vector) -> Mapping[str, float]:
@@ -242,14 +242,13 @@ class Pool:
             for name, vector in vectors.items():
                 self._shelf.put(f"{version}/{name}", vector)
 
-    def _message(self, tasks: Table, staleness: Any, kept: Kept) -> dict[str, Any]:
-        """The message that has a worker train `tasks`, or measure."""
+    def _message(self, tasks: Table, kept: Kept) -> dict[str, Any]:
+        """What a worker must know to train `tasks`, or to measure."""
         wanted = {NOW, *(str(version) for version in np.unique(tasks["version"]).tolist())}
         return {
             "tasks": np.ascontiguousarray(tasks).view(np.uint8),
-            "staleness": np.asarray(staleness, np.int64),
             "shared": self._shelf.told(lambda name: name.partition("/")[0] in wanted),
-            **{f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in kept_of(kept, tasks).items()},
+            **packed(kept_of(kept, tasks)),
         }
 
     def _do(self, jobs: Sequence[Job]) -> list[Mapping[str, Any]]:

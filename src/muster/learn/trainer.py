@@ -139,10 +139,7 @@ class Trainer:
         for start in range(0, len(tasks), self.room):
             part = slice(start, start + self.room)
             at[0] = start
-            if self.chunk > 0:
-                done, up, states = self.trained_together(tasks[part], sent, kept)
-            else:
-                done, up, states = self.trained(tasks[part], sent, kept, at)
+            done, up, states = self.trained(tasks[part], sent, kept, at)
             told = self.fold(tasks[part], staleness[part], done, up, states, now)
             reports[part] = told
             new |= self.encoded(tasks[part], states, told["refused"].tolist())
@@ -187,7 +184,15 @@ class Trainer:
     def trained(
         self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes], at: npt.NDArray[np.int64]
     ) -> tuple[Together, Stack, list[State]]:
-        """Trains TASK rows one after another into the first rows of `up`, which are returned; see `train`."""
+        """Trains TASK rows into the first rows of `up`, which are returned; see `train`."""
+        if self.chunk > 0:
+            return self.trained_together(tasks, sent, kept)
+        return self.trained_one_by_one(tasks, sent, kept, at)
+
+    def trained_one_by_one(
+        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes], at: npt.NDArray[np.int64]
+    ) -> tuple[Together, Stack, list[State]]:
+        """`trained`, one after another; `at` is told which."""
         clients, attempts, first = tasks["client"].tolist(), tasks["attempt"].tolist(), int(at[0])
         states = self.starts(clients, tasks["version"].tolist(), sent, kept)
         up, measured = self.rows_of_up(len(tasks)), []
@@ -233,7 +238,7 @@ class Trainer:
     def trained_together(
         self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes]
     ) -> tuple[Together, Stack, list[State]]:
-        """Trains TASK rows as one cohort into the first rows of `up`, which are returned; see `train`."""
+        """`trained`, as one cohort."""
         learner: CohortLearner = self.learner  # type: ignore[assignment]
         clients, up = tasks["client"].tolist(), self.rows_of_up(len(tasks))
         states = self.starts(clients, tasks["version"].tolist(), sent, kept)
@@ -263,10 +268,7 @@ class Trainer:
         learnt: list[Learnt] = []
         for start in range(0, len(tasks), self.room):
             at[0], part = start, tasks[start : start + self.room]
-            if self.chunk > 0:
-                done, up, _ = self.trained_together(part, sent, {})
-            else:
-                done, up, _ = self.trained(part, sent, {}, at)
+            done, up, _ = self.trained(part, sent, {}, at)
             of = part["version"].tolist()
             learnt += [Learnt(of[i], vectors.copy(), *done.of(i)) for i, vectors in enumerate(up)]
         return learnt

@@ -22,7 +22,7 @@ from muster.core.part import loads
 from muster.core.store import decode, encode
 from muster.core.tables import TASK, Ids
 
-from .crew import Recipe, evaluate_span, examined, measure_tasks
+from .crew import Kept, Recipe, evaluate_span, examined, measure_tasks
 from .shared import Described
 from .stopwatch import Stopwatch
 from .trainer import MEASURED_IN_TRAINING, Trainer
@@ -31,6 +31,20 @@ NOW, RESULT = "now", "result"
 """Places of shared arrays beside the versions' numbers: what a rule looks at, and what is evaluated."""
 
 Message = Mapping[str, Any]
+
+
+KEPT = "kept."
+"""In a message, before the number of a client whose lasting state it brings."""
+
+
+def packed(states: Kept) -> dict[str, Any]:
+    """Lasting states by client as entries of a message."""
+    return {f"{KEPT}{client}": np.frombuffer(state, np.uint8) for client, state in states.items()}
+
+
+def unpacked(message: Message) -> dict[int, bytes]:
+    """The inverse of `packed`."""
+    return {int(k.removeprefix(KEPT)): v.tobytes() for k, v in message.items() if k.startswith(KEPT)}
 
 
 class Sum:
@@ -220,8 +234,7 @@ class _Hands:
         views, trainer = self.arrays.open(message["shared"]), self.trainer
         if "span" in message:
             return {"sums": evaluate_span(trainer, views[RESULT], self.test, slice(*message["span"]))}
-        kept = {int(k[5:]): v.tobytes() for k, v in message.items() if k.startswith("kept.")}
-        tasks = message["tasks"].view(TASK)
+        kept, tasks = unpacked(message), message["tasks"].view(TASK)
         sent = {int(v): within(views, str(v)) for v in np.unique(tasks["version"])}
         if "learn" in message:
             learnt = trainer.learn(tasks, sent, self.at)
@@ -233,8 +246,7 @@ class _Hands:
             return {"measured": measure_tasks(trainer, tasks, sent, kept, self.at).view(np.uint8)}
         late, now = message["staleness"], within(views, NOW)
         reports, states = trainer.train(tasks, late, sent, kept, now, self.at)
-        told = {f"kept.{c}": np.frombuffer(s, np.uint8) for c, s in states.items()}
-        return {"reports": reports.view(np.uint8), **told}
+        return {"reports": reports.view(np.uint8), **packed(states)}
 
 
 def within(arrays: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -253,16 +253,26 @@ class Client:
             )
         return None
 
+    def _call(self, method: str, request: Callable[[], Any], *, waits: bool = False) -> Any:
+        """A call by who has joined: joins again, and makes the request anew, as often as it must.
+
+        `waits`: the server may take `poll_secs` to answer.
+        """
+        while True:
+            limit = self._poll_secs + self.link.patience.call_secs if waits else None
+            try:
+                return self.link.call(method, request(), timeout=limit)
+            except RejoinError:
+                self.join()
+
     def _next(self) -> Any:
         """Waits for a task; None: the run has ended."""
         while True:
-            request = pb.AwaitRequest(caller=self._caller, pending=sorted(self.pending))
-            limit = self._poll_secs + self.link.patience.call_secs
-            try:
-                reply = self.link.call("Await", request, timeout=limit)
-            except RejoinError:
-                self.join()
-                continue
+            reply = self._call(
+                "Await",
+                lambda: pb.AwaitRequest(caller=self._caller, pending=sorted(self.pending)),
+                waits=True,
+            )
             for outcome in reply.outcomes:
                 self.pending.discard(outcome.ticket)
                 self.outcome(outcome.ticket, outcome.what)
@@ -319,18 +329,16 @@ class Client:
         A task that is no longer wanted is `stopped`.
         """
         while True:
-            request = pb.ProgressRequest(
-                caller=self._caller,
-                ticket=ticket,
-                steps=made,
-                step_secs=step_secs,
-                send_secs=self.send_secs,
+            reply = self._call(
+                "Progress",
+                lambda: pb.ProgressRequest(
+                    caller=self._caller,
+                    ticket=ticket,
+                    steps=made,
+                    step_secs=step_secs,
+                    send_secs=self.send_secs,
+                ),
             )
-            try:
-                reply = self.link.call("Progress", request)
-            except RejoinError:
-                self.join()
-                continue
             if reply.stop:
                 self.stopped = ticket
             if reply.stop or reply.finish:
@@ -340,15 +348,12 @@ class Client:
 
     def tell_measured(self, ticket: int, loss: float, accuracy: float, num_examples: int) -> None:
         """Tells how good the model of a task is; of a task that is over nobody wants to know."""
-        while True:
-            request = pb.MeasuredRequest(
+        self._call(
+            "Measured",
+            lambda: pb.MeasuredRequest(
                 caller=self._caller, ticket=ticket, loss=loss, accuracy=accuracy, num_examples=num_examples
-            )
-            try:
-                self.link.call("Measured", request)
-                return
-            except RejoinError:
-                self.join()
+            ),
+        )
 
     def tell_failure(self, ticket: int, error: BaseException) -> None:
         """Tells the server that a task could not be trained."""
