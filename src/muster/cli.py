@@ -23,6 +23,7 @@ from muster.cli_operate import certs_app, state_server, status
 from muster.cli_select_test import select_test
 from muster.cli_show import AsJson, RunFolder, algorithms, compare, data, devices_app, models, report
 from muster.core.errors import MusterError, UserError
+from muster.track.lines import print_line
 
 DONE, OURS, USERS, INTERRUPTED = 0, 1, 2, 130
 
@@ -78,12 +79,8 @@ class _Answer:
     def give(self, body: Mapping[str, Any], text: str | None = None) -> None:
         """Prints the object (only with --json) or the text."""
         said = _json.dumps(body) if self.as_json else text
-        if not said:
-            return
-        try:
-            print(said, file=self.out, flush=True)
-        except BrokenPipeError:  # `muster check CONF | head`: the reader has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
+        if said:
+            print_line(self.out, said)
 
 
 @contextmanager

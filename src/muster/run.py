@@ -67,7 +67,7 @@ class Simulated:
             for record in self._session.sim:
                 self._tally.add(record)
                 yield record
-            self.summary = _summary(self._session, self._tally)
+            self.summary = _summary(self._session, self._tally, self._session.peaks())
         finally:
             self._session.close()
 
@@ -217,8 +217,9 @@ def _drive(session: Session, folder: RunFolder, console: Sink, plan: RunPlan, ta
         session.close()
     if session.plane is not None:
         write_model(folder.path / MODEL, session.spec, session.plane.result)
-    summary = _summary(session, tally, interrupted)
-    profile = session.profiled.profile(wall_secs, session.peaks()) if session.profiled else None
+    peaks = session.peaks()
+    summary = _summary(session, tally, peaks, interrupted)
+    profile = session.profiled.profile(wall_secs, peaks) if session.profiled else None
     for sink in reversed(sinks):
         sink.end(summary)
     if profile is not None:
@@ -339,7 +340,7 @@ def target_of(job: Job) -> tuple[str, float] | None:
     return (job.stop.target.metric, job.stop.target.value) if job.stop.target else None
 
 
-def _summary(session: Session, tally: Tally, interrupted: bool = False) -> Summary:
+def _summary(session: Session, tally: Tally, peaks: tuple[int, ...], interrupted: bool = False) -> Summary:
     ended = session.sim.ended
     if interrupted or ended is None:
         status, why = "interrupted", "it was interrupted; `muster resume` goes on with it"
@@ -348,7 +349,7 @@ def _summary(session: Session, tally: Tally, interrupted: bool = False) -> Summa
     summary = tally.summary(
         status,
         why,
-        sum(session.peaks()),
+        sum(peaks),
         session.model_sha256(),
         session.job.seed,
         wall_secs=session.sim.wall_secs,

@@ -116,23 +116,6 @@ def test_without_evaluation_it_still_speaks_now_and_then():
     assert len([line for line in lines_of(stream) if line.startswith("round ")]) == 4  # 0, 10, 20, 30 s
 
 
-def test_a_reader_that_has_gone_does_not_end_the_run():
-    class Closed(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError
-
-    console = Lines(Closed())
-    console.say("one")
-    console.say("two")
-
-
-def test_a_terminal_that_knows_no_umlauts_gets_escapes():
-    raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
-    Lines(stream).say("städte")
-    assert raw.getvalue() == b"st\\xe4dte\n"
-
-
 def live(width=80, clock=None):
     stream = io.StringIO()
     terminal = Console(file=stream, width=width, height=40, force_terminal=True, color_system="standard")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, TextIO
 
 from muster.core.record import Record
 
+from .lines import print_line
 from .phrases import (
     Pacer,
     eta_secs,
@@ -53,7 +54,7 @@ class Lines:
     """Plain lines, no escape codes: for logs, pipes and CI."""
 
     def __init__(self, stream: TextIO, clock: Clock = time.monotonic) -> None:
-        self._stream: TextIO | None = stream
+        self._stream = stream
         self._pacer = Pacer(clock)
         self._plan: RunPlan | None = None
         self._unsaid: Record | None = None
@@ -78,14 +79,7 @@ class Lines:
 
     def say(self, line: str) -> None:
         """One line; nothing once the reader has gone (`muster run ... | head`): the run goes on."""
-        if self._stream is None:
-            return
-        try:
-            encoding = getattr(self._stream, "encoding", None) or "utf-8"
-            self._stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-            self._stream.flush()
-        except BrokenPipeError:
-            self._stream = None
+        print_line(self._stream, line)
 
     def end(self, summary: Summary) -> None:
         """The last version, the outcome, the run folder and three commands to try."""
