@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,40 @@ stop: {rounds: 12}
 track: {checkpoint_every: 4, evaluate_every: 100}
 deploy: {start_with: 2, retry_secs: 0.3}
 """
+
+
+SYNCHRONOUS = """
+algorithm: {name: fedavg, pace: {cohort: 2, over_commit: 1}}
+population: always_on
+train: {steps: 2, batch_size: 20}
+stop: {rounds: 2}
+track: {evaluate_sample: 100}
+"""
+WHAT = {
+    "digits": """
+model: mlp
+data: {name: digits, partition: {num_clients: 2}}
+engine: {backend: numpy, mode: sequential, workers: 1}
+""",
+    "fashion_mnist": """
+model: leaf_cnn
+data: {name: fashion_mnist, partition: {num_clients: 2}}
+engine: {backend: torch, mode: sequential, workers: 1}
+""",
+}
+
+
+@pytest.mark.parametrize("name", WHAT)
+def test_run_and_deploy_end_in_the_same_bits(name: str, shell: Any) -> None:
+    """What users do: six processes and mutual TLS, which takes seconds."""
+    if name == "fashion_mnist" and not os.environ.get("MUSTER_DATA"):
+        pytest.skip("MUSTER_DATA is not set")
+    (shell.folder / "job.yml").write_text(WHAT[name] + SYNCHRONOUS)
+    simulated = shell.json("run", "job.yml", "--out", "simulated")
+    deployed = shell.json("deploy", "job.yml", "--local", "2", "--out", "deployed")
+    assert deployed["model_sha256"] == simulated["model_sha256"]
+    assert deployed["metrics"] == simulated["metrics"]
+    assert deployed["num_tasks"] == simulated["num_tasks"]
 
 
 @pytest.mark.timeout(180)

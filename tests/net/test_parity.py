@@ -35,6 +35,16 @@ def test_a_deployed_run_ends_in_the_bits_of_the_simulated_one(name: str, tmp_pat
     assert [record.num_accepted for record in rig.told] == [0, 3, 3, 3]
 
 
+def test_a_convolutional_network_ends_in_the_bits_of_the_simulated_one(tmp_path: Path) -> None:
+    """Its dense layer is wide, so a simulation keeps the gradient in factors: clients must do the same."""
+    torch, model = {"backend": "torch", "mode": "sequential", "workers": 1}, {"name": "leaf_cnn", "dense": 2048}
+    job = job_of(rounds=2, num_clients=2, model=model, engine=torch, train={"steps": 2})
+    assert start_of(job).gradients == "factored"
+    rig = Rig(job, tmp_path)
+    crowd(rig)
+    assert rig.wait() == simulated(job)
+
+
 def test_a_run_of_fedbuff_is_made_again_from_its_files(tmp_path: Path) -> None:
     pace = {"size": 2, "concurrency": 3}
     job = job_of(rounds=6, algorithm={"name": "fedbuff", "pace": pace}, deploy={"keep_updates": True})

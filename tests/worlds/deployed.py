@@ -71,7 +71,8 @@ def start_of(job: Job) -> Start:
     """What the examiner would say."""
     session = compose(job)
     assert session.plane is not None
-    start = Start(session.spec, session.plane.params, "numpy", prepare(job.data, job.seed_of("data")).path)
+    engine, data = session.job.engine, prepare(job.data, job.seed_of("data")).path
+    start = Start(session.spec, session.plane.params, engine.backend, data, engine.gradients)
     session.close()
     return start
 

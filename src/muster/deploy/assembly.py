@@ -152,6 +152,7 @@ def assemble(
         model_sha256=lambda: spec.sha256(plane.params),
         num_bytes=4 * (route.length + spec.trained * (len(local.down) - 1)),
         evaluates=evaluates,
+        num_tested=start.num_tested,
         epsilon=None if privacy is None else privacy.epsilon,
         arrived=arrived,
         norm_warning=deploy.norm_warning,
@@ -168,6 +169,7 @@ def assemble(
         seeds,
         data.facts,
         job.data,
+        start.gradients,
         attack=job.attack,
         num_clients=data.num_clients,
     )

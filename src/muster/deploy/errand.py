@@ -35,7 +35,8 @@ class Errand:
     facts: Facts
     data: DataSet
     """The job's data set, for clients that bring none of their own."""
-    gradients: Gradients = "plain"
+    gradients: Gradients
+    """How the weights' gradients are made: another way rounds otherwise."""
     attack: Attack | None = None
     """What some of the clients do instead of what they should: to test defences with."""
     num_clients: int = 1

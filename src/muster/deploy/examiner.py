@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,11 +29,13 @@ class Start:
 
     spec: ParamSpec
     initial: Vector
-    backend: str
+    backend: Literal["torch", "numpy", "jax"]
     data: Path
     """Folder of the prepared data."""
-    gradients: Gradients = "plain"
+    gradients: Gradients
     """How the weights' gradients are made."""
+    num_tested: int | None = None
+    """Test examples that a model is evaluated on, where they are a sample; else None."""
 
 
 class Examiner:
@@ -55,9 +57,8 @@ class Examiner:
         theirs.close()
         answer = self._receive()
         spec = ParamSpec.from_json(json.loads(answer["spec"]))
-        self.start = Start(
-            spec, answer["initial"], answer["backend"], Path(answer["data"]), answer["gradients"]
-        )
+        told = {name: answer[name] for name in ("backend", "gradients", "num_tested")}
+        self.start = Start(spec, answer["initial"], data=Path(answer["data"]), **told)
 
     def examine(self, params: Vector) -> Mapping[str, float]:
         """The metrics of a model over all test examples.
@@ -126,13 +127,15 @@ def _prepared(path: Path) -> tuple[Any, dict[str, Any]]:
     learner = make_learner(
         backend, job.model, job.task, data.facts, local, local.work(job.train), job.engine.gradients
     )
-    folding = Folding(job.algorithm.combine, 1.0, 0, 0, local)
-    crew = Inline(Trainer(learner, data, folding, FixedPointSum(0, 0)))
+    seed, sample = job.seed_of("training"), job.track.evaluate_sample
+    folding = Folding(job.algorithm.combine, 1.0, 0, seed, local, attack=job.attack)
+    crew = Inline(Trainer(learner, data, folding, FixedPointSum(0, 0)), sample)
     start = {
         "spec": json.dumps(learner.spec.to_json()),
         "initial": np.asarray(learner.initial(job.seed_of("model"))),
         "backend": backend,
         "data": str(data.path),
         "gradients": learner.gradients,
+        "num_tested": sample if 0 < sample < len(data.test) else None,
     }
     return crew, start

@@ -137,12 +137,13 @@ def serve(
         job = load_job(folder.path / JOB)
     examiner = Examiner(folder.path / JOB)
     try:
-        job = replace(job, engine=replace(job.engine, backend=examiner.start.backend))  # type: ignore[arg-type]
+        start = examiner.start
+        job = replace(job, engine=replace(job.engine, backend=start.backend, gradients=start.gradients))
         write_whole(folder.path / JOB, dump_job(job).encode())
 
         def make() -> Assembly:
             store = folder.path / CLIENTS
-            return assemble(job, folder.path, examiner.start, examiner.examine, store=store)
+            return assemble(job, folder.path, start, examiner.examine, store=store)
 
         made, began = take_up(make, folder.path, console.say) if again else (make(), 0)
         journal = Journal(folder.path)

@@ -123,6 +123,7 @@ class Conductor:
         wall_secs: Wall time of the run so far.
         num_bytes: Bytes of one task's download.
         evaluates: False in a replay, which needs no metrics.
+        num_tested: Test examples that are evaluated, if they are a sample.
         epsilon: What so many versions of a private run give away; None: it is not private.
 
     """
@@ -138,6 +139,7 @@ class Conductor:
     wall_secs: Callable[[], float] = lambda: 0.0
     num_bytes: int = 0
     evaluates: bool = True
+    num_tested: int | None = None
     epsilon: Callable[[int], float] | None = None
     begun: bool = False
     ended: Stop | None = None
@@ -348,6 +350,7 @@ class Conductor:
             wall_secs=self.wall_secs(),
             loss=mean_loss(good),
             metrics=metrics,
+            num_tested=self.num_tested if metrics else None,
             num_accepted=len(good),
             num_refused=0 if reports is None else len(reports) - len(good),
             clients=tuple(good["client"].tolist()),
