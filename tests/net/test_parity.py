@@ -37,7 +37,10 @@ def test_a_deployed_run_ends_in_the_bits_of_the_simulated_one(name: str, tmp_pat
 
 def test_a_convolutional_network_ends_in_the_bits_of_the_simulated_one(tmp_path: Path) -> None:
     """Its dense layer is wide, so a simulation keeps the gradient in factors: clients must do the same."""
-    torch, model = {"backend": "torch", "mode": "sequential", "workers": 1}, {"name": "leaf_cnn", "dense": 2048}
+    torch, model = (
+        {"backend": "torch", "mode": "sequential", "workers": 1},
+        {"name": "leaf_cnn", "dense": 2048},
+    )
     job = job_of(rounds=2, num_clients=2, model=model, engine=torch, train={"steps": 2})
     assert start_of(job).gradients == "factored"
     rig = Rig(job, tmp_path)
