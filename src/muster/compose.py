@@ -39,7 +39,6 @@ from muster.learn.macs import forward_macs
 from muster.learn.plane import DataPlane, Moment
 from muster.learn.pool import Lifetime, Pool
 from muster.learn.profile import ProfiledPlane
-from muster.learn.shares import Shares
 from muster.learn.stopwatch import LEARNER, Stopwatch, watched
 from muster.learn.trainer import Folding, Trainer
 from muster.privacy import Privacy, expecting, reckoned
@@ -209,15 +208,15 @@ def compose(
         learner.gradients,
         watch is not None,
         job.track.evaluate_sample,
+        job.track.per_client,
     )
     learner = watched(learner, watch, **LEARNER)
     initial = learner.initial(job.seed_of("model"))
     size = len(local.up) * spec.size
 
     def inline() -> Inline:
-        return Inline(
-            Trainer(learner, data, folding, FixedPointSum(size, folding.scale), chunk), recipe.sample
-        )
+        trainer = Trainer(learner, data, folding, FixedPointSum(size, folding.scale), chunk)
+        return Inline(trainer, recipe.sample, recipe.share)
 
     def pool(num_workers: int) -> Pool:
         most = None if asked.max_worker_mb == "auto" else asked.max_worker_mb << 20
@@ -225,9 +224,6 @@ def compose(
             recipe, num_workers, size, len(data.test), Lifetime(most), say, watch, job.track.evaluate_overlap
         )
 
-    shares = None
-    if job.track.per_client:
-        shares = Shares(Trainer(learner, data, folding, FixedPointSum(0, 0)), clients, job.track.per_client)
     crew, workers = _crew(job, inline, pool, max_workers, say)
     crew = watched(crew, watch, train="fold", total="fold", clear="fold")
     choices = (
@@ -236,7 +232,7 @@ def compose(
         f"gradients: {learner.gradients}",
         workers,
     )
-    plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial, shares)
+    plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial, job.track.per_client > 0)
     profiled = None
     if watch is not None:
         flops = _sample_flops(job, data.facts)

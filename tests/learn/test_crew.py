@@ -5,16 +5,18 @@ import numpy as np
 import pytest
 
 import muster.learn.crew as crews
+from muster.algorithms.ditto import Beside
 from muster.algorithms.fedavg import SGD, Mean
 from muster.core.errors import TrainingError, UserError
 from muster.core.state import Limits
-from muster.core.store import ClientStore, decode
+from muster.core.store import ClientStore, decode, encode
 from muster.core.tables import TASK, rows
 from muster.core.work import Work
 from muster.learn import automatic as auto
 from muster.learn.automatic import Automatic
 from muster.learn.client import OwnClient
 from muster.learn.crew import Inline, Recipe, examined
+from muster.learn.later import Later
 from muster.learn.plane import DataPlane
 from muster.learn.pool import Pool
 from muster.learn.trainer import Folding
@@ -148,6 +150,36 @@ def test_an_evaluation_that_overlaps_gives_the_same_numbers_later(recipe, pool):
         )
     assert many.total().total.tobytes() == alone.total().total.tobytes()
     assert not [name for name in many._shelf._up if name.startswith("result")]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_clients_are_evaluated_alike_by_whoever_does_it(recipe, pool, overlap):
+    """Forty of them, some more than once: one worker, two, or this process."""
+    given = replace(recipe(local=SGD()), share=7)
+    clients, params = np.arange(40) % 12, np.linspace(-1, 2, SPEC.size, dtype=np.float32)
+    alone = Inline(given.trainer(), share=7).evaluate_each(0, params, clients, {})
+    assert set(alone) == {"loss", "accuracy"} and len(alone["loss"]) == 40
+    assert alone["loss"][:12].tolist() == pytest.approx(alone["loss"][12:24].tolist())
+    for num_workers in (1, 2):
+        found = pool(given, num_workers, overlap=overlap).evaluate_each(0, params, clients, {})
+        assert isinstance(found, Later) is overlap
+        for name, values in alone.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-6)
+
+
+def test_a_pool_evaluates_each_client_with_what_it_has_kept(recipe, pool):
+    """Ditto: client 3 has a model of its own, the others use the global one."""
+    folding = replace(FOLDING, local=Beside())
+    given = replace(recipe(local=Beside()), share=9, folding=folding)
+    params = np.linspace(-1, 1, SPEC.size, dtype=np.float32)
+    own = np.linspace(3, -2, SPEC.size, dtype=np.float32)
+    kept = {3: encode({"own": own})}
+    found = pool(given, 1).evaluate_each(0, params, np.arange(6), kept)
+    plain = Inline(given.trainer(), share=9)
+    everybody = plain.evaluate_each(0, params, np.arange(6), {})
+    alone = plain.evaluate_each(0, own, np.array([3]), {})
+    expected = [*everybody["loss"][:3], *alone["loss"], *everybody["loss"][4:]]
+    np.testing.assert_allclose(found["loss"], expected, rtol=1e-6)
 
 
 def test_the_order_of_workers_and_chunks_does_not_matter(recipe):

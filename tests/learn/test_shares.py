@@ -8,7 +8,7 @@ import pytest
 import muster
 from muster.core.state import Limits
 from muster.core.store import decode
-from muster.learn.shares import Shares
+from muster.learn.shares import Shares, over_clients
 from worlds.rig import Rig, numpy_learner, small
 from worlds.toy import SIZES
 
@@ -17,25 +17,31 @@ from worlds.toy import SIZES
 def ditto():
     algorithm = small("ditto")
     rig = Rig(algorithm, make_learner=numpy_learner(local=algorithm.local), limits=Limits(rounds=3)).run()
-    return rig, Shares(rig.plane._crew._trainer, rig.plane.store, 30)
+    return rig, Shares(rig.plane._crew._trainer, 30)
 
 
 def test_a_clients_share_has_its_own_labels(ditto):
     rig, shares = ditto
     for client in range(12):
-        mine, drawn = set(rig.data.client(client).y.tolist()), shares.examples(client)
-        assert set(drawn.y.tolist()) <= mine and len(drawn) == 30
-        assert drawn.y.tolist() == shares.examples(client).y.tolist()
+        mine, drawn = set(rig.data.client(client).y.tolist()), shares.drawn(client)
+        assert set(rig.data.test.y[drawn].tolist()) <= mine and len(drawn) == 30
+        assert drawn.tolist() == shares.drawn(client).tolist()
     assert len(set(rig.data.client(2).y.tolist())) == 1  # it has one example
 
 
 def test_each_client_is_measured_with_its_own_model(ditto):
     rig, shares = ditto
-    told, values = shares.measure(rig.plane.result), []
+    clients, kept = np.arange(12), {i: rig.plane.store.read(i) for i in range(12)}
+    each, values = shares.measure(rig.plane.result, clients, kept), []
+    told = over_clients(each, np.array(SIZES))
     for client in range(12):
         state = rig.plane.store.read(client)
         model = rig.plane.result if state is None else decode(state)["own"]
-        values.append(shares.trainer.learner.evaluate(model, shares.examples(client))["accuracy"])
+        test = rig.data.test
+        examples = [test.slice(i, i + 1) for i in shares.drawn(client).tolist()]
+        right = [shares.trainer.learner.evaluate(model, one)["accuracy"] for one in examples]
+        values.append(sum(right) / 30)
+    assert each["accuracy"] == pytest.approx(values)
     assert told["clients_mean_accuracy"] == pytest.approx(sum(values) / 12)
     weighted = sum(n * value for n, value in zip(SIZES, values, strict=True)) / sum(SIZES)
     assert told["clients_weighted_accuracy"] == pytest.approx(weighted)
@@ -47,8 +53,8 @@ def test_each_client_is_measured_with_its_own_model(ditto):
 def test_a_head_of_its_own_is_put_into_the_model():
     algorithm = small("fedbn")
     rig = Rig(algorithm, limits=Limits(rounds=2)).run()
-    shares, client = Shares(rig.plane._crew._trainer, rig.plane.store, 5), rig.records[1].clients[0]
-    own = shares.own(rig.plane.result, client)
+    shares, client = Shares(rig.plane._crew._trainer, 5), rig.records[1].clients[0]
+    own = shares.own(rig.plane.result, client, rig.plane.store.read(client))
     assert np.array_equal(own[:32], rig.plane.result[:32])
     assert np.array_equal(own[32:], decode(rig.plane.store.read(client))["personal"])
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from muster.core.record import Record
 from muster.track.console import Lines, Live, make_console
-from muster.track.phrases import eta_secs, fraction_done, next_commands, plan_lines, stop_text
+from muster.track.phrases import eta_secs, fraction_done, next_commands, plan_lines, record_line, stop_text
 from muster.track.sink import RunPlan
 from worlds.summaries import summarise
 
@@ -215,3 +215,16 @@ def test_what_is_unusual_is_said_at_the_start():
     assert "until 2 h 04 m of virtual time" in text
     assert "clock only" in text and "surrogate" in text and "goes on after round 4" in text
     assert stop_text(RunPlan("a", "b", "c", "d", 1, 1, 1, rounds=1)) == "1 round"
+
+
+def test_of_what_is_told_of_clients_one_by_one_a_line_has_mean_and_worst_tenth():
+    deciles = {f"clients_d{tenth}_accuracy": 0.1 * tenth for tenth in range(1, 10)}
+    many = {
+        "clients_mean_accuracy": 0.6,
+        "clients_worst10_accuracy": 0.2,
+        "clients_mean_loss": 2.0,
+        **deciles,
+    }
+    line = record_line(PLAN, record(3, {"loss": 1.0, "accuracy": 0.5, **many}))
+    assert "  test loss 1.0000  accuracy 0.5000  clients_mean_accuracy 0.6000  clients_worst10" in line
+    assert "clients_d" not in line and "clients_mean_loss" not in line

@@ -17,7 +17,7 @@ from muster.core.randomness import rng
 from muster.data.dataset import DataSet, Raw
 from muster.data.federated import FederatedData
 from muster.data.partition import Natural, Partition
-from muster.learn.learner import Trained
+from muster.learn.learner import Learner, Trained
 
 SIZES = (3, 5, 1, 7, 2, 9, 4, 6, 2, 8, 3, 5)
 """Examples of each of twelve clients; one of them has a single one."""
@@ -65,7 +65,7 @@ def client_of(data: Examples) -> int:
 
 
 @dataclass
-class Fixed:
+class Fixed(Learner):
     """A learner whose update is what the test says, by client; it writes down what it was given."""
 
     value: Callable[[int], float | np.ndarray] = lambda client: 0.25
@@ -86,8 +86,8 @@ class Fixed:
         up[:] = self.value(client)
         return Trained(1, 1.0 + client, (1.0 + client) ** 2)
 
-    def evaluate(self, params, examples):
-        return {"loss": float(np.abs(params).mean())}
+    def scores(self, params, examples):
+        return {"loss": np.full(len(examples), float(np.abs(params).mean()))}
 
 
 @dataclass

@@ -10,7 +10,7 @@ from muster.core.sums import FixedPointSum
 from muster.core.tables import Ids, Table
 
 from .crew import Inline, Kept
-from .learner import Sent
+from .learner import Scores, Sent
 from .pool import Pool
 from .trainer import Learnt
 
@@ -71,6 +71,13 @@ class Automatic:
         metrics = self._crew.evaluate(version, params)
         self._spent += time.perf_counter() - begin
         return metrics
+
+    def evaluate_each(self, version: int, params: Vector, clients: Ids, kept: Kept) -> Scores:
+        """Evaluates with whoever is there."""
+        begin = time.perf_counter()
+        scores = self._crew.evaluate_each(version, params, clients, kept)
+        self._spent += time.perf_counter() - begin
+        return scores
 
     def total(self) -> FixedPointSum:
         """The sum of whoever trained."""

@@ -18,8 +18,9 @@ from muster.core.sums import FixedPointSum
 from muster.core.tables import MEASURED, Ids, Table, rows
 from muster.data.federated import FederatedData
 
-from .learner import Gradients, Sent
+from .learner import Gradients, Scores, Sent
 from .learners import make_learner
+from .shares import Shares
 from .stopwatch import LEARNER, Stopwatch, watched
 from .trainer import Folding, Learnt, Trainer
 
@@ -53,6 +54,8 @@ class Recipe:
     """Whether workers take their times."""
     sample: int = 0
     """Test examples that are evaluated; 0: all."""
+    share: int = 0
+    """Test examples of each client, where clients are evaluated one by one."""
 
     def trainer(self, total: Any = None, watch: Stopwatch | None = None) -> Trainer:
         """A trainer of its own, summing into `total` (i64[U · size]) if it is given."""
@@ -89,6 +92,13 @@ class Crew(Protocol):
         """
         ...
 
+    def evaluate_each(self, version: int, params: Vector, clients: Ids, kept: Kept) -> Scores:
+        """Means of the metrics over each client's share of the test examples, f64[K]; see `Shares`.
+
+        As with `evaluate` they may become known later.
+        """
+        ...
+
     def total(self) -> FixedPointSum:
         """The sum of all updates trained since `clear`."""
         ...
@@ -112,11 +122,13 @@ class Inline:
     Args:
         trainer: Trains and evaluates.
         sample: Test examples that are evaluated; 0: all.
+        share: Test examples of each client, where clients are evaluated one by one.
 
     """
 
-    def __init__(self, trainer: Trainer, sample: int = 0) -> None:
+    def __init__(self, trainer: Trainer, sample: int = 0, share: int = 0) -> None:
         self._trainer, self._test = trainer, examined(trainer, sample)
+        self._shares = Shares(trainer, share)
         self._at = np.full(1, NOWHERE)
 
     def train(
@@ -150,6 +162,10 @@ class Inline:
         sums = [evaluate_span(self._trainer, params, test, span) for span in spans(len(test))]
         return mean(sums, len(test))
 
+    def evaluate_each(self, version: int, params: Vector, clients: Ids, kept: Kept) -> Scores:
+        """All of them side by side."""
+        return self._shares.measure(params, clients, kept)
+
     def total(self) -> FixedPointSum:
         """The trainer's own sum."""
         return self._trainer.total
@@ -171,11 +187,11 @@ def chunks(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def kept_of(kept: Kept, tasks: Table) -> Kept:
-    """What the clients of these tasks have kept."""
+def kept_of(kept: Kept, clients: Ids) -> Kept:
+    """What these clients have kept."""
     if not kept:
         return kept
-    return {client: kept[client] for client in tasks["client"].tolist() if client in kept}
+    return {client: kept[client] for client in clients.tolist() if client in kept}
 
 
 def measure_tasks(trainer: Trainer, tasks: Table, sent: Mapping[int, Sent], kept: Kept, at: Ids) -> Table:

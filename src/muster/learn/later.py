@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+V = TypeVar("V", covariant=True)
 
 
-class Later(Mapping[str, float]):
+class Later(Mapping[str, V]):
     """Metrics by name.
 
     Args:
@@ -14,9 +17,9 @@ class Later(Mapping[str, float]):
 
     """
 
-    def __init__(self, wait: Callable[[], Mapping[str, float]], is_there: Callable[[], bool]) -> None:
+    def __init__(self, wait: Callable[[], Mapping[str, V]], is_there: Callable[[], bool]) -> None:
         self._wait, self._is_there = wait, is_there
-        self._found: Mapping[str, float] | None = None
+        self._found: Mapping[str, V] | None = None
 
     @property
     def ready(self) -> bool:
@@ -24,13 +27,13 @@ class Later(Mapping[str, float]):
         return self._found is not None or self._is_there()
 
     @property
-    def found(self) -> Mapping[str, float]:
+    def found(self) -> Mapping[str, V]:
         """The metrics; waits for them."""
         if self._found is None:
             self._found = self._wait()
         return self._found
 
-    def __getitem__(self, name: str) -> float:
+    def __getitem__(self, name: str) -> V:
         return self.found[name]
 
     def __iter__(self) -> Iterator[str]:

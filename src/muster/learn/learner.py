@@ -18,6 +18,8 @@ Sent: TypeAlias = Mapping[str, Vector]
 Matrix: TypeAlias = npt.NDArray[np.float32]
 Stack: TypeAlias = npt.NDArray[np.float32]
 """A matrix for each client of a cohort."""
+Scores: TypeAlias = Mapping[str, npt.NDArray[np.float64]]
+"""A number for each example, or for each client, f64[N] by the metric's name."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,13 @@ class Learner(Protocol):
         """
         ...
 
-    def evaluate(self, params: Vector, examples: Examples) -> dict[str, float]:
-        """Means over all `examples`: `loss`, `accuracy`, ... of the model `params`."""
+    def scores(self, params: Vector, examples: Examples) -> Scores:
+        """How the model `params` does on each of `examples`: `loss`, and the task's metrics."""
         ...
+
+    def evaluate(self, params: Vector, examples: Examples) -> dict[str, float]:
+        """Means over all `examples` (at least one) of the model's `scores`."""
+        return {name: float(each.mean()) for name, each in self.scores(params, examples).items()}
 
 
 class CohortLearner(Learner, Protocol):

@@ -21,7 +21,7 @@ from muster.tasks.task import Task
 from .client import ArrayModel, ClientData, OwnClient, run_client
 from .cohort import descend_together
 from .descent import descend, to_arrays
-from .learner import Gradients, Matrix, Sent, Stack, Together, Trained
+from .learner import CohortLearner, Gradients, Matrix, Scores, Sent, Stack, Together, Trained
 
 EVALUATION_BATCH = 500
 """Examples that go through the model at once in evaluation: it bounds the memory."""
@@ -30,7 +30,7 @@ Layers: TypeAlias = list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 """Weight and bias of each layer."""
 
 
-class NumpyLearner:
+class NumpyLearner(CohortLearner):
     """Trains dense models on one thread; see `Learner`. From equal vectors it agrees with torch to rounding.
 
     Raises:
@@ -210,19 +210,19 @@ class NumpyLearner:
         filled = np.minimum(sizes[:, None] - number % passes[:, None] * size, size)
         return index.reshape(len(order), most, size), filled * (number < counts[order, None])
 
-    def evaluate(self, params: Vector, examples: Examples) -> dict[str, float]:
-        """Means over all `examples` (at least one): `loss`, and the task's metrics."""
+    def scores(self, params: Vector, examples: Examples) -> Scores:
+        """One batch after another, whose size changes rounding only."""
         np.copyto(self._params, params)
-        sums = {"loss": 0.0}
+        found: dict[str, list[Any]] = {}
         with self._blas.limit(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, len(examples), EVALUATION_BATCH):
                 chosen = slice(start, start + EVALUATION_BATCH)
                 inputs, targets = self._task.batch(self._facts, examples, chosen)
                 outputs = self._forward(inputs.reshape(len(inputs), -1), self._layers)[-1]
-                sums["loss"] += float(self._task.numpy_loss(outputs, targets)[0].sum(dtype=np.float64))
-                for name, value in self._task.numpy_metrics(outputs, targets).items():
-                    sums[name] = sums.get(name, 0.0) + value
-        return {name: value / len(examples) for name, value in sums.items()}
+                each = {"loss": self._task.numpy_loss(outputs, targets)[0]}
+                for name, values in (each | self._task.numpy_metrics(outputs, targets)).items():
+                    found.setdefault(name, []).append(values)
+        return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
 
     def _views(self, vector: Any) -> Layers:
         """Weight [..., out, in] and bias [..., out] of each layer as views of vectors [..., size]."""

@@ -25,8 +25,9 @@ from muster.core.tables import MEASURED, REPORT, Ids, Table, joined, rows, taken
 
 from .ahead import Ahead, Seer
 from .crew import Crew
+from .later import Later
 from .learner import Matrix, Sent
-from .shares import Shares
+from .shares import over_clients, side_by_side
 from .spill import Spill
 from .trainer import Folding
 
@@ -59,7 +60,7 @@ class DataPlane:
         population: The clients.
         folding: How the crew weighs and adds.
         initial: The untrained model, f32[spec.size].
-        shares: Evaluates clients one by one too; None: nobody asks.
+        each: Whether clients are evaluated one by one too.
 
     """
 
@@ -72,12 +73,12 @@ class DataPlane:
         population: Population,
         folding: Folding,
         initial: Vector,
-        shares: Shares | None = None,
+        each: bool = False,
     ) -> None:
         self._algorithm, self._crew, self.store = algorithm, crew, store
         self._num_clients, self._folding = population.num_clients, folding
         self._num_examples = population.num_examples
-        self.spec, self._shares = spec, shares
+        self.spec, self._each = spec, each
         # Where clients keep something, a task must see what the one before it has left: no look-ahead.
         self._ahead: Ahead | None = None
         if isinstance(crew, Seer) and not self._keeps:
@@ -203,8 +204,12 @@ class DataPlane:
         sent = {int(v): self.moment.snapshots[int(v)] for v in np.unique(tasks["version"])}
         if not self._keeps:
             return sent, {}
-        found = ((int(c), self.store.read(int(c))) for c in tasks["client"])
-        return sent, {c: state for c, state in found if state is not None}
+        return sent, self._kept(tasks["client"])
+
+    def _kept(self, clients: Ids) -> dict[int, bytes]:
+        """What these clients have kept, of those that have."""
+        found = ((client, self.store.read(client)) for client in clients.tolist())
+        return {client: state for client, state in found if state is not None}
 
     def _move(self, before: Moment, good: Table, now: Sent) -> tuple[Vector, Vectors, Vectors]:
         """The next parameters, optimiser state and rule's state, from the reports of what counts."""
@@ -269,9 +274,27 @@ class DataPlane:
         """Metrics of the model that is reported over all test examples; see `Crew.evaluate`."""
         result = self.result
         found = self._crew.evaluate(self.version, result)
-        if self._shares is not None:
-            return {**found, **self._shares.measure(result)}
+        if self._each:
+            return self._with_each(found, result)
         return dict(found) if self._keeps else found  # what clients keep belongs to a version that is told
+
+    def _with_each(self, found: Mapping[str, float], result: Vector) -> Mapping[str, float]:
+        """The metrics, and what is told of all clients that have examples."""
+        clients = np.flatnonzero(self._num_examples > 0)
+        counts = self._num_examples[clients].astype(np.int64)
+        if not self._keeps:
+            each = self._crew.evaluate_each(self.version, result, clients, {})
+            if isinstance(found, Later) and isinstance(each, Later):
+                later = found, each
+                return Later(
+                    lambda: {**found, **over_clients(each, counts)}, lambda: all(part.ready for part in later)
+                )
+            return {**found, **over_clients(each, counts)}
+        parts = []
+        for start in range(0, len(clients), KEPT_AT_ONCE):
+            some = clients[start : start + KEPT_AT_ONCE]
+            parts.append(dict(self._crew.evaluate_each(self.version, result, some, self._kept(some))))
+        return {**found, **over_clients(side_by_side(parts), counts)}
 
     def mark(self) -> Moment:
         """The end of a version: what a checkpoint saves."""

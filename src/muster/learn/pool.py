@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,8 +29,9 @@ from muster.core.tables import MEASURED, REPORT, TASK, Ids, Table, joined, rows
 
 from .crew import NOWHERE, Kept, Recipe, kept_of, mean, spans
 from .later import Later
-from .learner import Sent
+from .learner import Scores, Sent
 from .shared import Shelf
+from .shares import side_by_side
 from .stopwatch import Stopwatch
 from .trainer import MEASURED_IN_TRAINING, Learnt, Trainer
 from .worker import NOW, RESULT, Message, Process, Sum, packed, unpacked
@@ -46,6 +47,12 @@ SHARES = 8
 
 ROOM = 512 << 20
 """What a worker may hold beyond twice what it held after its first chunk, if the job says nothing."""
+
+
+CLIENTS = 16
+"""Clients that are evaluated together at least: they share what is known of an example."""
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -213,17 +220,36 @@ class Pool:
 
     def evaluate(self, version: int, params: Vector) -> Mapping[str, float]:
         """Hands out spans of the test examples; with `overlap`, when no training waits."""
+        parts = [{"span": [span.start, span.stop]} for span in spans(self._num_tests)]
         name = f"{RESULT}/{version}"
+        return self._evaluated(
+            name, params, parts, lambda told: mean([each["sums"] for each in told], self._num_tests)
+        )
+
+    def evaluate_each(self, version: int, params: Vector, clients: Ids, kept: Kept) -> Scores:
+        """Hands out clients; with `overlap`, when no training waits."""
+        cut = [clients[piece] for piece in self._pieces(len(clients), CLIENTS)]
+        parts = [{"clients": part, **packed(kept_of(kept, part))} for part in cut]
+        return self._evaluated(f"{RESULT}/{version}/{clients[0]}", params, parts, _scores)
+
+    def _evaluated(
+        self,
+        name: str,
+        params: Vector,
+        parts: Sequence[Message],
+        made: Callable[[Sequence[Message]], Mapping[str, V]],
+    ) -> Mapping[str, V]:
+        """What is made of the workers' answers about a model, which lies in shared memory meanwhile."""
         self._shelf.put(name, params)
         shared = {RESULT: self._shelf.told(name.__eq__)[name]}
-        jobs = [Job({"span": [s.start, s.stop], "shared": shared}) for s in spans(self._num_tests)]
+        jobs = [Job({"shared": shared, **part}) for part in parts]
         self._later.extend(jobs)
 
-        def wait() -> dict[str, float]:
+        def wait() -> Mapping[str, V]:
             with self._watch.at("evaluate"):
-                sums = [answer["sums"] for answer in self._done(jobs)]
+                answers = self._done(jobs)
             self._shelf.take_down(name.__eq__)
-            return mean(sums, self._num_tests)
+            return made(answers)
 
         return Later(wait, lambda: all(job.answer for job in jobs)) if self._overlap else wait()
 
@@ -248,7 +274,7 @@ class Pool:
         return {
             "tasks": np.ascontiguousarray(tasks).view(np.uint8),
             "shared": self._shelf.told(lambda name: name.partition("/")[0] in wanted),
-            **packed(kept_of(kept, tasks)),
+            **packed(kept_of(kept, tasks["client"])),
         }
 
     def _do(self, jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
@@ -384,3 +410,8 @@ class Pool:
             memory.unlink()
         self._slots = []
         self._shelf.take_down()
+
+
+def _scores(answers: Sequence[Message]) -> Scores:
+    """From the workers' answers about some clients each."""
+    return side_by_side([dict(zip(told["names"], told["each"], strict=True)) for told in answers])

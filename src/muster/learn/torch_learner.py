@@ -25,14 +25,14 @@ from muster.tasks.task import Task
 from .client import ClientData, OwnClient, run_client
 from .descent import descend, to_arrays
 from .factored import Factored, steps_along, wide_layers
-from .learner import Gradients, Matrix, Sent, Trained
+from .learner import Gradients, Learner, Matrix, Scores, Sent, Trained
 from .torch_module import FlatModule, build, lone_example, named_floats, seeded
 
 EVALUATION_BATCH = 100
 """Examples that go through the model at once in evaluation: activations of more fall out of the cache."""
 
 
-class TorchLearner:
+class TorchLearner(Learner):
     """Trains clients with torch on one thread of the CPU; see `Learner`.
 
     Parameters, float buffers and gradients are views of flat vectors, so sending a model in, stepping
@@ -119,19 +119,19 @@ class TorchLearner:
         lasting = to_arrays(state) if local.keeps else None
         return Trained(len(batches), float(losses.mean()), float(np.square(losses).mean()), lasting)
 
-    def evaluate(self, params: Vector, examples: Examples) -> dict[str, float]:
-        """Means over all `examples` (at least one): `loss`, and the task's metrics."""
+    def scores(self, params: Vector, examples: Examples) -> Scores:
+        """One batch after another, whose size changes rounding only."""
         self._flat.load(params)
         module = self._flat.module.eval()
-        sums = {"loss": 0.0}
+        found: dict[str, list[Tensor]] = {}
         with torch.no_grad(), seeded(0):
             for start in range(0, len(examples), EVALUATION_BATCH):
                 inputs, targets = self._tensors(examples, slice(start, start + EVALUATION_BATCH))
                 outputs = module(inputs)
-                sums["loss"] += float(self._task.torch_loss(outputs, targets).double().sum())
-                for name, value in self._task.torch_metrics(outputs, targets).items():
-                    sums[name] = sums.get(name, 0.0) + value
-        return {name: value / len(examples) for name, value in sums.items()}
+                each = {"loss": self._task.torch_loss(outputs, targets)}
+                for name, values in (each | self._task.torch_metrics(outputs, targets)).items():
+                    found.setdefault(name, []).append(values)
+        return {name: torch.cat(parts).double().numpy() for name, parts in found.items()}
 
     def _loss(self, examples: Examples, index: npt.NDArray[np.int64]) -> Tensor:
         inputs, targets = self._tensors(examples, index)

@@ -24,6 +24,7 @@ from muster.core.tables import TASK, Ids
 
 from .crew import Kept, Recipe, evaluate_span, examined, measure_tasks
 from .shared import Described
+from .shares import Shares
 from .stopwatch import Stopwatch
 from .trainer import MEASURED_IN_TRAINING, Trainer
 
@@ -172,7 +173,8 @@ def work(pipe: connection.Connection, recipe: str, sums: str, size: int) -> None
         given: Recipe = loads(recipe)
         watch = Stopwatch() if given.watched else None
         trainer = given.trainer(total.total, watch)
-        made.append(_Hands(trainer, examined(trainer, given.sample), arrays, total.at, watch))
+        shares = Shares(trainer, given.share)
+        made.append(_Hands(trainer, shares, examined(trainer, given.sample), arrays, total.at, watch))
         return {}
 
     alive = _answer(pipe, _caught(make))
@@ -215,6 +217,7 @@ class _Hands:
     """What a worker works with."""
 
     trainer: Trainer
+    shares: Shares
     test: Examples
     arrays: Arrays
     at: Ids
@@ -225,7 +228,7 @@ class _Hands:
         if self.watch is None:
             return self._done(message)
         with self.watch.at(
-            "evaluate" if "span" in message else "measure" if "measure" in message else "fold"
+            "evaluate" if RESULT in message["shared"] else "measure" if "measure" in message else "fold"
         ):
             answer = self._done(message)
         return {**answer, "watch": self.watch.read()}
@@ -234,7 +237,11 @@ class _Hands:
         views, trainer = self.arrays.open(message["shared"]), self.trainer
         if "span" in message:
             return {"sums": evaluate_span(trainer, views[RESULT], self.test, slice(*message["span"]))}
-        kept, tasks = unpacked(message), message["tasks"].view(TASK)
+        kept = unpacked(message)
+        if "clients" in message:
+            scores = self.shares.measure(views[RESULT], message["clients"], kept)
+            return {"names": list(scores), "each": np.stack(list(scores.values()))}
+        tasks = message["tasks"].view(TASK)
         sent = {int(v): within(views, str(v)) for v in np.unique(tasks["version"])}
         if "learn" in message:
             learnt = trainer.learn(tasks, sent, self.at)

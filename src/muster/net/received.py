@@ -12,7 +12,7 @@ from muster.core.sums import FixedPointSum
 from muster.core.tables import REPORT, Ids, Refusal, Table, rows
 from muster.learn.crew import Kept
 from muster.learn.gate import gate
-from muster.learn.learner import Gradients, Sent, Trained
+from muster.learn.learner import Gradients, Learner, Scores, Sent, Trained
 from muster.learn.trainer import State, Trainer
 
 from .journal import Entry
@@ -27,7 +27,7 @@ class MissingUpdateError(RunFolderError):
     """An update that has arrived is not in the spool any more, or is damaged."""
 
 
-class Elsewhere:
+class Elsewhere(Learner):
     """In place of a learner: the model's layout, for a trainer that only folds."""
 
     gradients: Gradients = "plain"
@@ -44,7 +44,7 @@ class Elsewhere:
         """Not here."""
         raise TypeError("the clients train, not the server")
 
-    def evaluate(self, params: Vector, examples: Any) -> dict[str, float]:
+    def scores(self, params: Vector, examples: Any) -> Scores:
         """Not here."""
         raise TypeError("the examiner evaluates, not the server")
 
@@ -118,6 +118,10 @@ class Received:
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """Asks the examiner."""
         return dict(self._examine(params))
+
+    def evaluate_each(self, version: int, params: Vector, clients: Ids, kept: Kept) -> Scores:
+        """Not here."""
+        raise TypeError("the server does not know deployed clients' examples")
 
     def total(self) -> FixedPointSum:
         """The sum of what was folded."""

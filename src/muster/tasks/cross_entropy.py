@@ -25,9 +25,9 @@ class CrossEntropy(Task):
 
         return cross_entropy(outputs, targets, reduction="none")
 
-    def torch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """How many examples have their highest score at the target."""
-        return {"accuracy": float((outputs.argmax(1) == targets).sum())}
+    def torch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Whether each example has its highest score at the target."""
+        return {"accuracy": outputs.argmax(1) == targets}
 
     def jax_loss(self, outputs: Any, targets: Any) -> Any:
         """-log softmax(outputs)[target] of each example."""
@@ -48,9 +48,9 @@ class CrossEntropy(Task):
         gradient[at] -= 1
         return np.log(total) - chosen, gradient
 
-    def numpy_metrics(self, outputs: Array, targets: Array) -> dict[str, float]:
-        """How many examples have their highest score at the target."""
-        return {"accuracy": float(np.count_nonzero(outputs.argmax(1) == targets))}
+    def numpy_metrics(self, outputs: Array, targets: Array) -> dict[str, Array]:
+        """Whether each example has its highest score at the target."""
+        return {"accuracy": outputs.argmax(1) == targets}
 
 
 def labels(facts: Facts, examples: Examples, index: Index) -> Array:

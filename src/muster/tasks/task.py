@@ -45,8 +45,8 @@ class Task(Part):
         """f32[B], differentiable."""
 
     @abstractmethod
-    def torch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """Sums over the batch, by the metric's name."""
+    def torch_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """A number for each example, [B] by the metric's name."""
 
     def jax_loss(self, outputs: Any, targets: Any) -> Any:
         """f32[B], differentiable by JAX. Only tasks that JAX is to train need it.
@@ -61,5 +61,5 @@ class Task(Part):
         """f32[B], and the gradient of each example's loss with respect to its outputs, f32[B, K]."""
 
     @abstractmethod
-    def numpy_metrics(self, outputs: Array, targets: Array) -> dict[str, float]:
-        """Sums over the batch, by the metric's name."""
+    def numpy_metrics(self, outputs: Array, targets: Array) -> dict[str, Array]:
+        """A number for each example, [B] by the metric's name."""

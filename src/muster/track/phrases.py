@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Mapping
 from typing import Callable
 
 from muster.core.record import Record
@@ -107,10 +108,18 @@ def record_line(plan: RunPlan, record: Record) -> str:
         parts.append(clients + (f" {record.num_refused} refused" if record.num_refused else ""))
     if record.loss is not None:
         parts.append(f"loss {value_text(record.loss)}")
-    parts += [f"{_test_name(name)} {value_text(value)}" for name, value in record.metrics.items()]
+    metrics = _said(record.metrics, plan.target_metric)
+    parts += [f"{_test_name(name)} {value_text(value)}" for name, value in metrics.items()]
     if record.up_bytes or record.down_bytes:
         parts.append(f"up {bytes_text(record.up_bytes)} down {bytes_text(record.down_bytes)}")
     return "  ".join(parts)
+
+
+def _said(metrics: Mapping[str, float], target: str | None) -> dict[str, float]:
+    """Those that a line has room for: of what is told of clients one by one, mean and worst tenth of one."""
+    one = headline(metrics, target)
+    few = {f"clients_mean_{one}", f"clients_worst10_{one}"}
+    return {name: value for name, value in metrics.items() if not name.startswith("clients_") or name in few}
 
 
 def _test_name(metric: str) -> str:
@@ -123,7 +132,8 @@ def outcome_lines(plan: RunPlan, summary: Summary) -> list[str]:
     lines = [f"{verb}: {summary.why or 'stopped by ' + summary.status}"]
     name = headline(summary.metrics, plan.target_metric)
     if name is not None:
-        others = [f"{_test_name(k)} {value_text(v)}" for k, v in summary.metrics.items() if k != name]
+        metrics = _said(summary.metrics, plan.target_metric)
+        others = [f"{_test_name(k)} {value_text(v)}" for k, v in metrics.items() if k != name]
         best = summary.best.get(name)
         told = f" (best {value_text(best['value'])}, round {best['version']:,.0f})" if best else ""
         lines.append(", ".join([f"{_test_name(name)} {value_text(summary.metrics[name])}{told}", *others]))
