@@ -27,6 +27,15 @@ def serve(
     out: Out = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0: any free port.")] = 7433,
+    state_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Of ESync's state server, which a job with leases has; default: the next one.",
+        ),
+    ] = None,
     certs: Certs = None,
     insecure: Insecure = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="Clients show tokens, not certificates.")] = False,
@@ -40,7 +49,7 @@ def serve(
     from muster.deploy.server import serve as serve_job
     from muster.job import load_job
 
-    job, listen = load_job(conf, pairs or ()), Listen(host, port, certs, insecure, tokens)
+    job, listen = load_job(conf, pairs or ()), Listen(host, port, certs, insecure, tokens, state_port)
     if dry_run:
         from muster.deploy.checks import check
 

@@ -145,7 +145,8 @@ def state_server(
     from muster.net.esync_http import FirstStateServer
     from muster.net.logs import json_logs
     from muster.net.ports import listening
-    from muster.net.state_server import StateServer, application
+    from muster.net.state_server import StateServer
+    from muster.net.state_service import application
     from muster.net.state_table import Rules
 
     if (certs is None) != insecure:
@@ -162,7 +163,8 @@ def state_server(
     rules = Rules(lease_secs, margin_secs, max_steps, not each_step, rule)
     at = f"{'http' if insecure else 'https'}://{host}:{listener.getsockname()[1]}"
     context.obj.give({"status": "listening", "url": at}, f"the state server listens on {at}")
-    web.run(application(StateServer(rules), FirstStateServer(), check), listener, tls)
+    server = StateServer(rules)
+    web.run(application(server, FirstStateServer(), check, server.working), listener, tls)
 
 
 def status(

@@ -7,9 +7,10 @@ from pathlib import Path
 from muster.core.record import Record
 from muster.net import certs
 from muster.net.identity import read_certificates
-from muster.net.metrics import exposition, of_certificates, of_run, of_state_server
+from muster.net.metrics import exposition, of_certificates, of_run
 from muster.net.state_messages import Kind, Message, Status
 from muster.net.state_server import StateServer
+from muster.net.state_service import of_states
 from muster.net.watch import Watch, write_live
 from muster.track.folder import RunFolder
 
@@ -57,7 +58,7 @@ def test_the_state_server_in_numbers() -> None:
     server = StateServer()
     server.handle(Message(Kind.RESET, Status(0), num_workers=3))
     server.handle(Message(Kind.REPORT, Status(0, round=2)))
-    found = lines(exposition(lambda: of_state_server(server)))
+    found = lines(exposition(lambda: of_states(server)))
     assert {
         'muster_state_messages_total{type="RESET"} 1.0',
         'muster_state_messages_total{type="QUERY"} 0.0',

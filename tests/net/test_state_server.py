@@ -18,7 +18,8 @@ from muster.net.esync_http import FirstStateServer
 from muster.net.ports import listening
 from muster.net.state_client import StateClient
 from muster.net.state_messages import Action, Kind, Message, Status
-from muster.net.state_server import StateServer, application
+from muster.net.state_server import StateServer
+from muster.net.state_service import application
 from muster.net.state_table import StaleError
 
 
@@ -42,7 +43,10 @@ class Running:
             tls = web.tls_context(LiveIdentity(self._folder, "server"))
             keeper = Gatekeeper(self._folder, Audit(self._folder / "audit.jsonl"))
             check = web.tokens_of(keeper, ["client"])
-        started, app = threading.Event(), application(self.server, FirstStateServer(), check)
+        started, app = (
+            threading.Event(),
+            application(self.server, FirstStateServer(), check, self.server.working),
+        )
 
         async def serve() -> None:
             task = asyncio.ensure_future(web.serve(app, listener, tls))

@@ -21,6 +21,7 @@ from muster.deploy import errand as errands
 from muster.deploy.assembly import Assembly, assemble, take_up
 from muster.deploy.examiner import Start
 from muster.deploy.server import Keeper, Listen, open_server
+from muster.deploy.states import open_states
 from muster.deploy.worker import Door, Lasting, learnt, open_link
 from muster.job import Job, load_job
 from muster.net.client import Client, Task
@@ -82,7 +83,7 @@ class Rig:
 
     def __init__(self, job: Job, folder: Path, *, port: int = 0, listen: Listen | None = None) -> None:
         self.job, self.folder = job, folder
-        self.listen = listen or Listen(port=port, insecure=True)
+        self.listen = listen or Listen(port=port, insecure=True, state_port=0)
         self.said: list[str] = []
         self.told: list[Record] = []
         self._ready, self._stop = threading.Event(), None
@@ -133,6 +134,7 @@ class Rig:
             self.hub, made, self.folder, self.listen, self.said.append
         )
         self.service = service
+        states = open_states(self.hub, service.gate, self.listen, self.port, self.said.append)
         work = asyncio.create_task(self.hub.run())
         stopping = asyncio.create_task(self._stop.wait())
         self._ready.set()
@@ -144,7 +146,16 @@ class Rig:
         work.cancel()
         with suppress(asyncio.CancelledError):
             await work
+        if states is not None:
+            states.cancel()
+            with suppress(asyncio.CancelledError):
+                await states
         await server.stop(0)
+
+    @property
+    def state_port(self) -> int:
+        """Of the state server, as the operator is told it."""
+        return next(int(line.rpartition(":")[2]) for line in self.said if "state server" in line)
 
     def tell(self, record: Record) -> None:
         self.told.append(record)

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from muster.algorithms.leased import Leased
 from muster.core.errors import MusterError, UserError
 from muster.job import Job
 from muster.track.units import bytes_text
 
 from .server import Listen
+from .states import state_port
 
 Check = tuple[str, bool, str]
 """What was looked at, whether it is fine, and what was found."""
@@ -38,6 +40,13 @@ def _checks(job: Job, out: Path, listen: Listen) -> Iterator[tuple[str, Callable
 
         listening(listen.host, listen.port).close()
         return f"{listen.host}:{listen.port} is free"
+
+    def states() -> str:
+        from muster.net.ports import listening
+
+        wanted = state_port(listen, listen.port)
+        listening(listen.host, wanted, "--state-port").close()
+        return f"{listen.host}:{wanted} is free"
 
     def certificates() -> str:
         if listen.certs is None:
@@ -71,8 +80,10 @@ def _checks(job: Job, out: Path, listen: Listen) -> Iterator[tuple[str, Callable
             )
         return f"{place} has {bytes_text(free)} free, {bytes_text(wanted)} may be needed"
 
+    yield "port", port
+    if isinstance(job.algorithm.pace, Leased):
+        yield "state port", states
     yield from (
-        ("port", port),
         ("certificates", certificates),
         ("clock", clock),
         ("data", data),

@@ -26,6 +26,7 @@ from muster.track.summary import Tally, meets
 
 from .assembly import CLIENTS, Assembly, Say, assemble, take_up
 from .examiner import Examiner
+from .states import open_states
 
 PORT = 7433
 AUDIT = "audit.jsonl"
@@ -44,6 +45,8 @@ class Listen:
     """Plaintext, on this machine only."""
     tokens: bool = False
     """Clients show a token instead of a certificate."""
+    state_port: int | None = None
+    """Of the state server that a pace with leases has; None: the next after `port`. 0: any that is free."""
 
     def __post_init__(self) -> None:
         if self.insecure:
@@ -250,6 +253,7 @@ async def _serve(
     )
     # Also where the run had ended before the server was killed: its clients wait to be told.
     server, service, port = await open_server(hub, made, folder, listen, say)
+    states = open_states(hub, service.gate, listen, port, say)
     say(f"serving {job.name} on {listen.host}:{port}" + (" (plaintext)" if listen.insecure else ""))
     work = asyncio.create_task(hub.run())
     stop = asyncio.Event()
@@ -269,6 +273,10 @@ async def _serve(
     live.cancel()
     with suppress(asyncio.CancelledError):
         await work
+    if states is not None:
+        states.cancel()
+        with suppress(asyncio.CancelledError):
+            await states
     await server.stop(1.0)
     return interrupted
 

@@ -13,14 +13,15 @@ those of receipt on this server's monotonic clock; `te` is kept and shown, never
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl
 
-from muster.core.errors import UserError
+from muster.core.errors import AccessError, UserError
 
 from .state_messages import MAX_COUNT, MAX_SECS, MAX_WORKERS
 
@@ -123,24 +124,47 @@ def _number(name: str, text: str | None, kind: type, default: Any) -> Any:
     return value
 
 
+Answer = Mapping[str, int] | None
+
+
+class First(Protocol):
+    """What the endpoints do, at once or when it is awaited; `caller` is who asks, empty: anybody."""
+
+    def init(self, form: bytes, caller: str) -> Answer | Awaitable[Answer]:
+        """`/init/`."""
+        ...
+
+    def apply(self, form: bytes, caller: str) -> Answer | Awaitable[Answer]:
+        """`/apply/`."""
+        ...
+
+    def reset(self, form: bytes, caller: str) -> Answer | Awaitable[Answer]:
+        """`/reset/`."""
+        ...
+
+    def shown(self) -> Mapping[str, Any]:
+        """`/`."""
+        ...
+
+
 class FirstStateServer:
     """Holds the records between requests."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.records, self._clock = Records(), clock
 
-    def init(self, form: bytes) -> None:
+    def init(self, form: bytes, caller: str = "") -> None:
         """`/init/`."""
         asked = fields_of(form, num_workers=(int, 6), epsilon=(float, 0.5))
         self.records = begun(asked["num_workers"], asked["epsilon"], self._clock())
 
-    def apply(self, form: bytes) -> Mapping[str, int]:
+    def apply(self, form: bytes, caller: str = "") -> Mapping[str, int]:
         """`/apply/`."""
         a = fields_of(form, r=(int, None), k=(int, None), c=(float, None), te=(float, None))
         self.records, ready = self.records.apply(a["r"], a["k"], a["c"], a["te"], self._clock())
         return {"ready": int(ready)}
 
-    def reset(self, form: bytes) -> None:
+    def reset(self, form: bytes, caller: str = "") -> None:
         """`/reset/`."""
         a = fields_of(form, r=(int, None), t=(int, None), te=(float, None))
         self.records = self.records.reset(a["r"], a["t"], a["te"], self._clock())
@@ -152,17 +176,20 @@ class FirstStateServer:
         return {**body, "records": workers}
 
 
-def routes(server: FirstStateServer) -> list[Route]:
+def routes(server: First) -> list[Route]:
     """The four endpoints, for a Starlette application."""
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
     from .web import body_of
 
-    def post(path: str, does: Callable[[bytes], Mapping[str, int] | None]) -> Route:
+    def post(path: str, does: Callable[[bytes, str], Answer | Awaitable[Answer]]) -> Route:
         async def endpoint(request: Request) -> Response:
             try:
-                answer = does(await body_of(request))
+                said = does(await body_of(request), request.scope.get("user", ""))
+                answer = await said if inspect.isawaitable(said) else said
+            except AccessError as error:
+                return JSONResponse({"error": str(error)}, 403)
             except UserError as error:
                 return JSONResponse({"error": str(error)}, 400)
             return Response() if answer is None else JSONResponse(answer)

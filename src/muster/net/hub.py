@@ -99,6 +99,11 @@ class Hub:
         self._last = max(self._last + 1, self.began_ns + time.monotonic_ns() - self._begin)
         return self._last
 
+    @property
+    def num_queued(self) -> int:
+        """Entries that wait for their turn."""
+        return self._queue.qsize()
+
     def news(self, client: int) -> asyncio.Event:
         """Set when something has changed for a client."""
         return self._news.setdefault(client, asyncio.Event())

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: a run, the certificates, the state server. No label has a client in it."""
+"""`/metrics` for Prometheus: a run and the certificates. No label has a client in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from muster.core.errors import UserError
 
 from .identity import read_certificates
-from .state_server import StateServer
 from .watch import Snapshot
 
 if TYPE_CHECKING:
@@ -22,23 +21,21 @@ Source = Callable[[], Iterable["Metric"]]
 def of_run(snapshot: Snapshot) -> Iterator[Metric]:
     """What a run has done, and what its clients are doing."""
     tally = snapshot.tally
-    yield _gauge("muster_round", "Model versions made.", tally.version)
-    yield _gauge(
+    yield gauge("muster_round", "Model versions made.", tally.version)
+    yield gauge(
         "muster_run_active", "1 while the run has not ended.", snapshot.state in ("running", "waiting")
     )
-    yield _gauge(
-        "muster_last_record_age_seconds", "Since the newest version was recorded.", snapshot.age_secs
-    )
-    yield _gauge("muster_virtual_seconds", "Time of the run, virtual in a simulation.", tally.now_secs)
+    yield gauge("muster_last_record_age_seconds", "Since the newest version was recorded.", snapshot.age_secs)
+    yield gauge("muster_virtual_seconds", "Time of the run, virtual in a simulation.", tally.now_secs)
     if snapshot.loss is not None:
-        yield _gauge("muster_training_loss", "Mean training loss of the newest version.", snapshot.loss)
-    yield _gauges("muster_metric", "Of the test set, when last evaluated.", "metric", tally.metrics)
+        yield gauge("muster_training_loss", "Mean training loss of the newest version.", snapshot.loss)
+    yield gauges("muster_metric", "Of the test set, when last evaluated.", "metric", tally.metrics)
     state = "muster_clients" if snapshot.live else "muster_last_round_tasks"
-    yield _gauges(state, "Clients by state, or tasks of the newest version.", "state", snapshot.clients)
-    yield _counters("muster_tasks", "Tasks by what came of them.", "outcome", tally.num_tasks)
+    yield gauges(state, "Clients by state, or tasks of the newest version.", "state", snapshot.clients)
+    yield counters("muster_tasks", "Tasks by what came of them.", "outcome", tally.num_tasks)
     moved = {"up": tally.up_bytes, "down": tally.down_bytes}
-    yield _counters("muster_bytes", "Model bytes on the network.", "direction", moved)
-    yield _counters("muster_device_seconds", "Clients' time by its use.", "use", tally.device_secs)
+    yield counters("muster_bytes", "Model bytes on the network.", "direction", moved)
+    yield counters("muster_device_seconds", "Clients' time by its use.", "use", tally.device_secs)
 
 
 def of_certificates(folder: Path) -> Iterator[Metric]:
@@ -48,17 +45,7 @@ def of_certificates(folder: Path) -> Iterator[Metric]:
         for file in ("server.crt", "ca.crt")
     }
     help_ = "When it ends, in seconds since 1970."
-    yield _gauges("muster_certificate_expiry_timestamp_seconds", help_, "file", ends)
-
-
-def of_state_server(server: StateServer) -> Iterator[Metric]:
-    """What ESync's state server has handled."""
-    yield _counters("muster_state_messages", "Messages handled.", "type", server.num_handled)
-    yield _gauge("muster_state_queue_length", "Messages that wait.", server.num_queued)
-    alive = sum(row.alive for row in server.table.rows.values())
-    workers = {"alive": alive, "dead": len(server.table.rows) - alive}
-    yield _gauges("muster_state_workers", "Workers by state.", "state", workers)
-    yield _gauge("muster_state_round", "The newest round that a worker has entered.", server.table.round)
+    yield gauges("muster_certificate_expiry_timestamp_seconds", help_, "file", ends)
 
 
 def route(*sources: Source) -> Route:
@@ -92,13 +79,15 @@ def exposition(*sources: Source) -> bytes:
     return generate_latest(registry)
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
+def gauge(name: str, text: str, value: float) -> Metric:
+    """A value that goes up and down."""
     from prometheus_client.core import GaugeMetricFamily
 
     return GaugeMetricFamily(name, text, value=float(value))
 
 
-def _gauges(name: str, text: str, label: str, values: Any) -> Metric:
+def gauges(name: str, text: str, label: str, values: Any) -> Metric:
+    """The same by a label."""
     from prometheus_client.core import GaugeMetricFamily
 
     family = GaugeMetricFamily(name, text, labels=[label])
@@ -107,7 +96,8 @@ def _gauges(name: str, text: str, label: str, values: Any) -> Metric:
     return family
 
 
-def _counters(name: str, text: str, label: str, values: Any) -> Metric:
+def counters(name: str, text: str, label: str, values: Any) -> Metric:
+    """Values by a label that only go up."""
     from prometheus_client.core import CounterMetricFamily
 
     family = CounterMetricFamily(name, text, labels=[label])

@@ -10,8 +10,8 @@ from pathlib import Path
 from muster.core.errors import UserError
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens on `host` and `port`; 0: any free port.
+def listening(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A socket that listens on `host` and `port`, which `option` chooses; 0: any free port.
 
     Raises:
         UserError: The port is in use (names the process if it can be seen), is for root only, or `host`
@@ -25,7 +25,7 @@ def listening(host: str, port: int) -> socket.socket:
             pid = holder_of(port)
             who = f"process {pid} ({_command(pid)})" if pid else "another process"
             raise UserError(
-                f"port {port} is in use by {who}: stop it, or choose another --port (0: any free one)"
+                f"port {port} is in use by {who}: stop it, or choose another {option} (0: any free one)"
             ) from error
         raise UserError(f"{host}:{port} cannot be listened on: {error.strerror or error}") from error
 

@@ -18,9 +18,7 @@ import numpy.typing as npt
 from muster.core.errors import AccessError, UserError
 from muster.core.tables import (
     ANSWER_BYTES,
-    SECOND,
     Kind,
-    Lease,
     Purpose,
     Reason,
     Refusal,
@@ -30,6 +28,7 @@ from muster.core.tables import (
 from .access import Gatekeeper
 from .conductor import ANSWER
 from .hub import Hub
+from .leases import FINISH, OVER, more_steps
 from .reports import REASONS, REPORTED, report_row
 from .roster import Member
 from .rpc import PIECE, agreed, pb
@@ -67,7 +66,7 @@ class Service:
         spec: str,
         num_examples: npt.NDArray[np.int32],
     ) -> None:
-        self._hub, self._gate, self._check = hub, gate, check
+        self._hub, self.gate, self._check = hub, gate, check
         self._recipe, self._spec, self._num_examples = recipe, spec, num_examples
         self._consumed: OrderedDict[int, tuple[bytes, str]] = OrderedDict(
             (ticket, (bytes.fromhex(entry.more["nonce"]), entry.more["sha256"]))
@@ -158,7 +157,7 @@ class Service:
 
     async def _peer(self, context: Any, method: str) -> Any:
         try:
-            return self._gate.admit(
+            return self.gate.admit(
                 context.auth_context(),
                 context.invocation_metadata() or (),
                 context.peer(),
@@ -376,36 +375,8 @@ class Service:
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, f"steps and seconds must be 0 or more: {said}"
             )
-        news, until = self._hub.news(member.client), time.monotonic() + self._hub.deploy.call_secs / 2
-        while True:
-            news.clear()
-            row = self._hub.conductor.task_of(member.client)
-            if row is None or row["ticket"][0] != request.ticket:
-                return pb.ProgressReply(stop=True)
-            if row["lease"][0] != Lease.TRAINING:
-                return pb.ProgressReply(finish=True)
-            if (more := int(row["steps"][0]) - request.steps) > 0:
-                return pb.ProgressReply(steps=more)
-            if row["done"][0] < row["steps"][0]:
-                await self._progressed(member, row, *said)
-            elif (left := until - time.monotonic()) > 0:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), left)
-            else:
-                return pb.ProgressReply()
-
-    async def _progressed(self, member: Member, row: Table, step_secs: float, send_secs: float) -> None:
-        """Journals that a leased task's steps are made. No step can have taken longer than all of them."""
-        steps, now = int(row["steps"][0]), self._hub.now_ns()
-        most = (now - int(row["since"][0])) / SECOND / (steps - int(row["done"][0]))
-        await self._hub.submit(
-            Kind.PROGRESSED,
-            client=member.client,
-            ticket=int(row["ticket"][0]),
-            steps=steps,
-            secs=min(step_secs, most),
-            send_secs=send_secs,
-        )
+        more = await more_steps(self._hub, member.client, request.ticket, request.steps, *said)
+        return pb.ProgressReply(steps=max(more or 0, 0), finish=more == FINISH, stop=more == OVER)
 
     async def on_measured(self, request: Any, context: Any) -> Any:
         """How good the model of a task is on its client's examples."""

@@ -7,6 +7,7 @@ import json
 import ssl
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from muster.core.errors import AccessError, UserError
@@ -23,7 +24,8 @@ class StateClient:
         port: Its port.
         rank: Which worker this is.
         roots: The authorities (PEM) of its certificate; None: plaintext, which it takes on loopback only.
-        token: What it asks for, unless it is insecure.
+        token: What it asks for, unless it is insecure,
+        identity: or it takes a certificate: its file, and that of its key.
         timeout_secs: How long one answer may take; a question is asked again once.
     """
 
@@ -35,6 +37,7 @@ class StateClient:
         *,
         roots: bytes | None = None,
         token: str | None = None,
+        identity: tuple[Path, Path] | None = None,
         timeout_secs: float = 10.0,
     ) -> None:
         self.rank, self.generation = rank, 0
@@ -46,6 +49,8 @@ class StateClient:
             self._connection = http.client.HTTPConnection(host, port, timeout=timeout_secs)
         else:
             context = ssl.create_default_context(cadata=roots.decode("ascii"))
+            if identity is not None:
+                context.load_cert_chain(*identity)
             self._connection = http.client.HTTPSConnection(host, port, timeout=timeout_secs, context=context)
 
     def reset(self, num_workers: int, num_rounds: int = 0) -> None:

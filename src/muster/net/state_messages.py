@@ -10,7 +10,7 @@ and not used: the server stamps what it receives with its own monotonic clock.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Mapping
 
@@ -65,6 +65,11 @@ class Message:
     steps: int = 0
     num_workers: int = 0
     num_rounds: int = 0
+
+    def answer(self, action: Action, steps: int, generation: int) -> Message:
+        """The RESPONSE to this message."""
+        status = replace(self.status, generation=generation)
+        return Message(Kind.RESPONSE, status, self.recver_id, self.sender_id, action, steps)
 
     def encode(self) -> bytes:
         """JSON, as `decode` reads it."""

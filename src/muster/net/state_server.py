@@ -1,9 +1,8 @@
 """ESync's state server: a queue, a router, and three handlers that write one table.
 
 Messages wait in one FIFO queue and are handled one after another, so that the table needs no lock and every
-answer is of a moment. The service speaks JSON over HTTP: `POST /message` with a message of
-`muster.net.state_messages`; `GET /table` shows the table. Messages are tiny, and must not queue behind model
-transfers: the service has a port of its own.
+answer is of a moment. For parameter servers of other makes: the table of a job that `muster serve` serves is
+`muster.net.job_states`.
 """
 
 from __future__ import annotations
@@ -12,21 +11,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 from muster.core.errors import UserError
 
-from .state_messages import Action, Kind, Message, decode
-from .state_table import NS, Answer, Rules, StaleError, Table, lapsed, query, report, reset
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import Route
-
-    from .esync_http import FirstStateServer
-    from .web import App, Check
+from .state_messages import Action, Kind, Message
+from .state_table import NS, Answer, Rules, Table, lapsed, query, report, reset
 
 MAX_QUEUED = 4096
 
@@ -54,8 +45,8 @@ class StateServer:
         """Messages that wait."""
         return self._queue.qsize()
 
-    async def ask(self, message: Message) -> Message:
-        """Queues a message and waits for its RESPONSE.
+    async def ask(self, message: Message, caller: str = "") -> Message:
+        """Queues a message and waits for its RESPONSE; whoever may call may speak for any worker.
 
         Raises:
             BusyError: Too many messages wait.
@@ -83,6 +74,13 @@ class StateServer:
                 if not answer.cancelled():
                     answer.set_result(made)
 
+    @asynccontextmanager
+    async def working(self, app: Any) -> AsyncIterator[None]:
+        """An application's lifespan, in which messages are handled."""
+        task = asyncio.create_task(self.serve())
+        yield
+        task.cancel()
+
     def handle(self, message: Message) -> Message:
         """The router: what a message does to the table, and what its sender is told."""
         now_ns, status = self._clock(), message.status
@@ -97,14 +95,7 @@ class StateServer:
             raise UserError("a RESPONSE is what the state server sends; it takes RESET, REPORT and QUERY")
         self.table = table
         self.num_handled[message.msg_type] += 1
-        return Message(
-            Kind.RESPONSE,
-            replace(message.status, generation=told.generation),
-            sender_id=message.recver_id,
-            recver_id=message.sender_id,
-            action=told.action,
-            steps=told.steps,
-        )
+        return message.answer(told.action, told.steps, told.generation)
 
     def described(self) -> dict[str, Any]:
         """The table as JSON data, times in seconds, ages in place of instants."""
@@ -119,41 +110,3 @@ class StateServer:
                 {**body, **times, **ages, "answered": last and {"action": last.action, "steps": last.steps}}
             )
         return {"round": self.table.round, "num_rounds": self.table.num_rounds, "workers": rows}
-
-
-def application(server: StateServer, first: FirstStateServer, check: Check | None) -> App:
-    """Both services on one port: `/message` and `/table` beside the endpoints of 2019."""
-    from . import esync_http, metrics, web
-
-    @asynccontextmanager
-    async def lifespan(app: Any) -> AsyncIterator[None]:
-        task = asyncio.create_task(server.serve())
-        yield
-        task.cancel()
-
-    told = metrics.route(lambda: metrics.of_state_server(server))
-    return web.application([*routes(server), *esync_http.routes(first), told], check, lifespan=lifespan)
-
-
-def routes(server: StateServer) -> list[Route]:
-    """`POST /message` and `GET /table`, for a Starlette application."""
-    from starlette.responses import JSONResponse, Response
-    from starlette.routing import Route
-
-    from .web import body_of
-
-    async def message(request: Request) -> Response:
-        try:
-            answer = await server.ask(decode(await body_of(request)))
-        except StaleError as error:
-            return JSONResponse({"error": str(error), "stale": True}, 409)
-        except BusyError as error:
-            return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
-        except UserError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        return Response(answer.encode(), media_type="application/json")
-
-    async def table(request: Request) -> Response:
-        return JSONResponse(server.described())
-
-    return [Route("/message", message, methods=["POST"]), Route("/table", table)]

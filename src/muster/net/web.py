@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
-Check = Callable[[str, str, str], None]
-"""(token, the caller's address, what it asks for): returns, or raises AccessError."""
+Check = Callable[[str, str, str, bytes], str]
+"""(token, the caller's address, what it asks for, its certificate as PEM or nothing): returns the caller's
+name, empty where it may speak for everybody; or raises AccessError."""
 
 OPEN = ("/healthz", "/readyz")
 """Paths that need no token: they say one word."""
@@ -45,19 +46,22 @@ HEADERS = (
 def one_token(secret: str) -> Check:
     """Lets in whoever shows this token."""
 
-    def check(token: str, address: str, what: str) -> None:
+    def check(token: str, address: str, what: str, shown: bytes) -> str:
         if not same_secret(token, secret):
             raise AccessError("UNAUTHENTICATED", "give the token that the server printed: ?token=TOKEN")
+        return ""
 
     return check
 
 
 def tokens_of(keeper: Gatekeeper, roles: Iterable[str]) -> Check:
-    """Lets in whoever shows a token of a folder's access.json with one of `roles`."""
+    """Lets in whoever shows a certificate, or a token of a folder's access.json, with one of `roles`."""
     wanted = tuple(roles)
 
-    def check(token: str, address: str, what: str) -> None:
-        keeper.admit({}, [("authorization", f"Bearer {token}")], address, what, wanted)
+    def check(token: str, address: str, what: str, shown: bytes) -> str:
+        certificate = {"x509_pem_cert": [shown]} if shown else {}
+        peer = keeper.admit(certificate, [("authorization", f"Bearer {token}")], address, what, wanted)
+        return "" if peer.role == "admin" else peer.name
 
     return check
 
@@ -66,7 +70,8 @@ class Gate:
     """In front of an application: asks for a token, and adds the headers that keep a browser careful.
 
     The token comes as `Authorization: Bearer`, or once as `?token=`, which is put into a cookie and taken
-    out of the address, so that it does not stay in a history.
+    out of the address, so that it does not stay in a history. A certificate does as well. The caller's name
+    is the request's `user`.
     """
 
     def __init__(self, app: App, check: Check | None) -> None:
@@ -95,7 +100,9 @@ class Gate:
         kind, _, bearer = headers.get(b"authorization", "").partition(" ")
         token = (bearer if kind == "Bearer" else "") or in_address or _cookie(headers.get(b"cookie", ""))
         try:
-            self._check(token, (scope.get("client") or ("unknown", 0))[0], scope["path"])
+            chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
+            address = (scope.get("client") or ("unknown", 0))[0]
+            scope["user"] = self._check(token, address, scope["path"], "".join(chain).encode())
         except AccessError as error:
             status = {"PERMISSION_DENIED": 403, "RESOURCE_EXHAUSTED": 429}.get(error.code, 401)
             return JSONResponse({"error": str(error)}, status)
@@ -152,37 +159,74 @@ def application(
     return Gate(inner, check)
 
 
-def tls_context(live: LiveIdentity) -> ssl.SSLContext:
-    """TLS for a server whose new connections follow a rotated certificate."""
-    made = [(live.current(), _context(live))]
+def tls_context(live: LiveIdentity, *, mutual: bool = False) -> ssl.SSLContext:
+    """TLS for a server whose new connections follow a rotated certificate.
+
+    Args:
+        live: The server's identity.
+        mutual: Whether callers are asked for a certificate; who has none needs a token.
+    """
+    made = [(live.current(), _context(live, mutual))]
 
     def newest(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         if live.current() is not made[0][0]:
-            made[0] = (live.current(), _context(live))
+            made[0] = (live.current(), _context(live, mutual))
         connection.context = made[0][1]
 
     made[0][1].sni_callback = newest
     return made[0][1]
 
 
-def _context(live: LiveIdentity) -> ssl.SSLContext:
+def _context(live: LiveIdentity, mutual: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(*live.files())
+    if mutual:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.load_verify_locations(cadata=live.current().roots.decode("ascii"))
     return context
 
 
 def run(app: App, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
     """Serves until SIGTERM or SIGINT; requests that are under way are finished first (10 s)."""
-    asyncio.run(serve(app, listener, tls))
+    asyncio.run(_server(app, tls).serve(sockets=[listener]))
 
 
 async def serve(app: App, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
-    """The same inside a running loop; ends when it is cancelled."""
+    """The same inside a running loop, to which it leaves the signals; ends so when it is cancelled."""
+    server = _server(app, tls)
+    server.capture_signals = nullcontext
+    task = asyncio.ensure_future(server.serve(sockets=[listener]))
+    try:
+        await asyncio.shield(task)
+    finally:
+        server.should_exit = True
+        await task
+
+
+def _server(app: App, tls: ssl.SSLContext | None) -> Any:
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Http(H11Protocol):
+        """Tells the application the caller's certificate, as the TLS extension of ASGI has it."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            connection, inner = transport.get_extra_info("ssl_object"), self.app
+            shown = connection and connection.getpeercert(binary_form=True)
+            if not shown:
+                return
+            told = {"tls": {"client_cert_chain": [ssl.DER_cert_to_PEM_cert(shown)]}}
+
+            async def app(scope: Any, receive: Any, send: Any) -> None:
+                await inner({**scope, "extensions": told}, receive, send)
+
+            self.app = app
 
     config = uvicorn.Config(
         app,
+        http=Http,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -194,5 +238,4 @@ async def serve(app: App, listener: socket.socket, tls: ssl.SSLContext | None = 
     )
     config.load()
     config.ssl = tls
-    server = uvicorn.Server(config)
-    await server.serve(sockets=[listener])
+    return uvicorn.Server(config)

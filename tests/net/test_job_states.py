@@ -1,0 +1,219 @@
+"""The state server of a job that is served: one table, whoever asks and however."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from muster.core.errors import AccessError, UserError
+from muster.core.tables import Kind
+from muster.deploy.server import Listen
+from muster.deploy.worker import Door, open_link
+from muster.net import certs
+from muster.net.client import Client
+from muster.net.journal import JOURNAL, Entry, read
+from muster.net.state_client import StateClient
+from muster.net.state_messages import Action
+from muster.net.state_table import StaleError
+from worlds.deployed import Rig, Worker, crowd, job_of, vanish
+
+
+def job(rounds: int = 2, num_clients: int = 2, deploy: Any = None, **pace: Any) -> Any:
+    pace = {"cohort": num_clients, **pace}
+    algorithm = {"name": "esync", "pace": pace}
+    return job_of(rounds=rounds, num_clients=num_clients, algorithm=algorithm, deploy=deploy or {})
+
+
+@pytest.fixture
+def states_of() -> Iterator[Callable[..., StateClient]]:
+    """Makes clients of the state server, and closes them."""
+    made: list[StateClient] = []
+
+    def one(rig: Rig, rank: int, **more: Any) -> StateClient:
+        made.append(StateClient("localhost" if more else "127.0.0.1", rig.state_port, rank, **more))
+        return made[-1]
+
+    yield one
+    for each in made:
+        each.close()
+
+
+class Original:
+    """A worker as the paper's algorithm 3 has it: asks the state server, pulls and pushes by itself."""
+
+    def __init__(self, rig: Rig, number: int, states: StateClient, step_secs: float) -> None:
+        self.client, self.states = rig.client(number), states
+        self.step_secs, self.steps, self.error = step_secs, [], None  # type: ignore[var-annotated]
+        self.thread = threading.Thread(target=self._live, daemon=True)
+        self.thread.start()
+
+    def _live(self) -> None:
+        try:
+            for task in self.client:
+                assert self.states.report(task.version) is Action.TRAIN
+                made, took = 0, 0.0
+                while (told := self.states.query(task.version, made, took, 0.001))[0] is Action.TRAIN:
+                    for _ in range(told[1]):
+                        began = time.monotonic()
+                        time.sleep(self.step_secs)
+                        took, made = time.monotonic() - began, made + 1
+                assert told[0] is Action.SYNC
+                self.steps.append(made)
+                task.submit(task.model, num_steps=made, loss=0.0)
+        except BaseException as error:
+            self.error = error
+
+
+def test_workers_of_the_original_kind_and_our_own_take_part_in_one_round(
+    make: Callable[..., Rig], states_of: Callable[..., StateClient]
+) -> None:
+    rig = make(job(rounds=2))
+    ours = Worker(rig, 1, lambda task: setattr(task._client, "step_secs", 0.4))
+    original = Original(rig, 0, states_of(rig, 0), 0.05)
+    seen: list[Any] = []
+
+    def looked() -> bool:
+        if rig.hub.conductor.state.version == 1:
+            seen.append(httpx.get(f"http://127.0.0.1:{rig.state_port}/table").json())
+        return len(seen) > 0 and seen[-1]["workers"][0]["iteration"] > 2
+
+    rig.until(looked)
+    rig.wait()
+    assert (ours.error, original.error) == (None, None)
+    assert all(3 <= steps <= 8 for steps in original.steps), original.steps  # 8, less what asking takes
+    journal = [body for _, body in read(rig.folder / JOURNAL) if isinstance(body, Entry)]
+    asked = sum(body.kind == Kind.PROGRESSED and body.client == 0 for body in journal)
+    assert asked == sum(original.steps)  # each QUERY after a step is one line, as each Progress is
+    fast, slow = seen[-1]["workers"]
+    assert (seen[-1]["round"], seen[-1]["num_rounds"]) == (1, 2)
+    assert (fast["round"], fast["entered"], fast["alive"]) == (1, True, True)
+    assert 0.05 <= fast["compute_secs"] < 0.3 < 0.4 <= slow["compute_secs"] < 1.5
+    assert slow["answered"] == {"action": "TRAIN", "steps": 1} and slow["stamp_secs_ago"] < 1.5
+
+
+def two(rig: Rig) -> list[Client]:
+    clients = [rig.client(number) for number in range(2)]
+    for client in clients:
+        client.join()
+    tasks = [client.take() for client in clients]
+    assert [task.version for task in tasks if task is not None] == [0, 0]
+    return clients
+
+
+def test_what_is_late_or_of_nobody_changes_nothing(
+    make: Callable[..., Rig], states_of: Callable[..., StateClient]
+) -> None:
+    rig = make(job(max_steps=2))
+    with pytest.raises(StaleError, match="worker 0 has not joined"):
+        states_of(rig, 0).query(0, 0, 0.0, 0.0)
+    clients, states = two(rig), [states_of(rig, number) for number in range(2)]
+    states[0].reset(2)  # a parameter server of the original kind agrees with the job
+    with pytest.raises(UserError, match=r"RESET is for 3 workers, but .* algorithm.pace.cohort = 2"):
+        states[0].reset(3)
+    with pytest.raises(StaleError, match="is in round 0; its message is of 1"):
+        states[0].report(1)
+    assert states[0].query(0, 0, 0.0, 0.0) == (Action.TRAIN, 1)
+    asked = [states[0].query(0, 1, 0.01, 0.0) for _ in range(2)]  # asked twice: the same answer
+    assert asked == [(Action.TRAIN, 1)] * 2
+    assert [states[0].query(0, 2, 0.01, 0.0)[0] for _ in range(2)] == [Action.SYNC] * 2
+    vanish(clients[1])
+    metrics = httpx.get(f"http://127.0.0.1:{rig.state_port}/metrics").text
+    assert 'muster_state_messages_total{type="QUERY"} 5.0' in metrics
+    assert 'muster_state_messages_total{type="refused"} 3.0' in metrics
+    assert 'muster_state_workers{state="alive"} 2.0' in metrics
+
+
+def test_who_is_dead_is_not_waited_for_and_who_comes_anew_is_in_the_next_round(
+    make: Callable[..., Rig],
+    states_of: Callable[..., StateClient],
+) -> None:
+    rig = make(job(rounds=2, min_start=1, deploy={"lease_secs": 0.6}))
+    clients, states = two(rig), [states_of(rig, number) for number in range(2)]
+    vanish(clients[1])
+    states[0].query(0, 1, 0.01, 0.0)
+
+    def dead() -> bool:
+        states[0].report(0)  # said again, it shows that the worker is alive
+        rows = httpx.get(f"http://127.0.0.1:{rig.state_port}/table").json()["workers"]
+        return [row["alive"] for row in rows] == [True, False]
+
+    rig.until(dead)
+    with pytest.raises(StaleError, match="worker 1 has not joined this run, or was lost"):
+        states[1].report(0)
+    assert states[0].query(0, 2, 0.01, 0.0)[0] is Action.SYNC  # alone, it is the slowest itself
+    again = Worker(rig, 1)
+    rig.until(lambda: rig.made.conductor.roster.members[1].present)
+    with pytest.raises(StaleError, match="no task is out for client-1"):
+        states[1].report(0)
+    task = clients[0].take()
+    assert task is not None
+    task.submit(task.model, num_steps=2, loss=0.0)
+    rig.until(lambda: rig.hub.conductor.state.version == 1)
+    assert states[0].report(1) is Action.TRAIN
+    rig.until(lambda: again.num == 1)
+
+
+def test_the_words_of_2019_say_the_same(make: Callable[..., Rig]) -> None:
+    rig = make(job(max_steps=2))
+    two(rig)
+    with httpx.Client(base_url=f"http://127.0.0.1:{rig.state_port}") as http:
+
+        def post(path: str, **form: float) -> httpx.Response:
+            return http.post(path, data=form)  # type: ignore[arg-type]
+
+        assert post("/init/", num_workers=2, epsilon=0.5).status_code == 200
+        assert post("/init/").status_code == 400  # 6 workers, as in 2019
+        assert post("/reset/", r=0, t=1, te=0).content == b""
+        assert post("/reset/", r=0, t=2, te=0).status_code == 400
+        ready = [post("/apply/", r=0, k=k, c=0.01, te=0).json()["ready"] for k in (0, 1, 2)]
+        assert ready == [0, 0, 1]
+        body = http.get("/").json()
+    assert (body["num_workers"], body["t"]) == (2, 1)
+    rank, k, c, _, is_ready, round_ = body["records"][0]
+    assert (rank, k, is_ready, round_) == (0, 2, True, 1) and 0 < c <= 0.01
+
+
+def test_it_is_as_closed_as_the_run(
+    make: Callable[..., Rig], states_of: Callable[..., StateClient], tmp_path: Path
+) -> None:
+    folder = tmp_path / "certs"
+    certs.init(folder)
+    for number in range(2):
+        certs.issue(folder, f"client-{number}")
+    rig = make(job(rounds=1), listen=Listen(port=0, certs=folder))
+    links = [
+        open_link(Door(f"localhost:{rig.port}", f"client-{number}", folder), rig.said.append)
+        for number in range(2)
+    ]
+    clients = [Client(link, f"client-{number}", -1, rig.said.append) for number, link in enumerate(links)]
+    rig.clients += clients
+    for client in clients:
+        client.join()
+    assert clients[0].take() is not None
+    roots = (folder / "ca.crt").read_bytes()
+
+    def states(rank: int, name: str = "") -> StateClient:
+        pair = (folder / f"{name}.crt", folder / f"{name}.key") if name else None
+        return states_of(rig, rank, roots=roots, identity=pair)
+
+    assert states(0, "client-0").report(0) is Action.TRAIN
+    with pytest.raises(AccessError, match="client-1 speaks for worker 0, who is client-0"):
+        states(0, "client-1").report(0)
+    with pytest.raises(AccessError, match="no certificate and no token"):
+        states(0).report(0)
+    assert "no certificate and no token" in (rig.folder / "audit.jsonl").read_text()
+
+
+def test_a_pace_without_leases_has_none(make: Callable[..., Rig]) -> None:
+    rig = make(job_of(rounds=1, num_clients=1))
+    crowd(rig)
+    rig.wait()
+    assert not any("state server" in line for line in rig.said)
+    assert np.isfinite(rig.told[-1].loss or 0.0)
