@@ -36,7 +36,11 @@ from muster.net.link import parsed
 from muster.net.rpc import pb
 from muster.net.state_messages import Kind as MessageKind
 from muster.net.state_messages import Message, Status, decode
-from muster.net.wire import CODECS, Layout, WireError, compressed, decompress, encode, expand, mapped
+from muster.net.wire import Layout, WireError, codecs, compressed, decompress, encode, expand, mapped
+from muster.uploads.half import Half
+from muster.uploads.qsgd import QSGD
+from muster.uploads.quantise import Quantise
+from muster.uploads.top_k import TopK
 
 SIZE = 300
 """Numbers of the update whose bytes are damaged."""
@@ -110,19 +114,22 @@ def _updates(folder: Path) -> list[Target]:
     vector = np.random.default_rng(0).standard_normal(SIZE).astype(np.float32)
     found = []
     file, raw = folder / "in", folder / "out"
-    for codec in CODECS:
-        layout = Layout((("delta", SIZE), ("control", SIZE)), codec, 0.1)
-        plain = b"".join(encode(layout, {"delta": vector, "control": vector}))
+    for rule in (None, Half(), Quantise(), QSGD(5), TopK(0.1)):
+        layout = Layout((("delta", SIZE), ("control", SIZE)), rule)
+        sent = vector if rule is None else rule.encode(vector, np.random.default_rng(1))
+        plain = b"".join(encode(layout, {"delta": sent, "control": sent}))
 
         def update(data: bytes, layout: Layout = layout) -> None:
             file.write_bytes(data)
-            if layout.codec == "none":
+            if layout.rule is None:
                 mapped(file, layout)
             else:
                 expand(file, layout, raw)
                 assert raw.stat().st_size <= Layout(layout.vectors).max_bytes
 
-        found.append(Target(f"update, {codec}", [plain], update, (WireError,)))
+        found.append(
+            Target(f"update, {rule.part_name() if rule else 'whole'}", [plain], update, (WireError,))
+        )
     bomb = b"".join(compressed(iter([bytes(1 << 20)] * 64)))
 
     def unpack(data: bytes) -> None:
@@ -140,7 +147,7 @@ def _messages() -> list[Target]:
         caller=caller, ticket=7, nonce=b"n" * 16, offset=5, total_bytes=900, sha256="a" * 64, report=report
     )
     messages = [
-        pb.JoinRequest(name="client-1", instance=b"i" * 16, protocol_max=1, num_examples=9, codecs=CODECS),
+        pb.JoinRequest(name="client-1", instance=b"i" * 16, protocol_max=1, num_examples=9, codecs=codecs()),
         pb.AwaitRequest(caller=caller, pending=[1, 2, 3]),
         pb.UploadPart(head=head),
         pb.DownloadRequest(caller=caller, ticket=7, offset=1 << 20),

@@ -132,12 +132,25 @@ def deploy(
 def replay(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.", show_default=False)],
+    relearn: Annotated[
+        bool, typer.Option("--relearn", help="Learn every update again, on the job's data, and compare it.")
+    ] = False,
+    tolerance: Annotated[
+        float,
+        typer.Option(metavar="SHARE", min=0, help="With --relearn: how far apart, by an update's length."),
+    ] = 1e-4,
     json: AsJson = False,
 ) -> int:
     """Make a deployed run again from its journal and updates, and compare every model."""
     from muster.deploy.replay import replay as make_again
 
-    body = make_again(folder)
+    body = make_again(folder, relearn=relearn, tolerance=tolerance)
     said = f"versions {body['first']} to {body['version']} came out the same: model {body['model_sha256']}"
+    if relearn:
+        said += (
+            f"\n{body['num_updates']} updates were learnt again, {body['num_exact']} of them to the bit "
+            f"({body['num_missing']} were no longer there); the largest difference is "
+            f"{body['largest_difference']:.3g} of an update's length"
+        )
     context.obj.give(body, said)
     return DONE

@@ -107,10 +107,9 @@ def test_4_an_update_that_is_sent_again_is_acknowledged_again_and_counted_once(
     def twice(task: Task) -> None:
         first = task._client.send
 
-        def send_again(raw: Any, vectors: Any, report: Any) -> str:
-            answers.extend(
-                first(raw, vectors, report) for _ in range(random.Random(raw.ticket).randint(2, 4))
-            )
+        def send_again(task: Task, *parts: Any) -> str:
+            times = random.Random(task.ticket).randint(2, 4)
+            answers.extend(first(task, *parts) for _ in range(times))
             return answers[-1]
 
         task._client.send = send_again  # type: ignore[method-assign]
@@ -127,9 +126,9 @@ def test_5_a_nonce_is_good_for_one_update_of_one_client(make: Make, tmp_path: Pa
     first.join()
     theirs, mine = task_of(second), task_of(first)
     size = first.spec.size
-    stolen = replace_nonce(mine._raw, theirs._raw.nonce)
+    stolen = replace(mine, _raw=with_nonce(mine._raw, theirs._raw.nonce))
     with pytest.raises(UserError, match=f"the nonce is not that of task {mine.ticket}"):
-        first.send(stolen, {"delta": noise(0, size)}, pb.Report(num_examples=1))
+        send(first, stolen, noise(0, size))
     assert send(first, mine, np.zeros(size)) == "taken"
     with pytest.raises(UserError, match="ALREADY_CONSUMED"):
         send(first, mine, np.ones(size))
@@ -140,7 +139,7 @@ def test_5_a_nonce_is_good_for_one_update_of_one_client(make: Make, tmp_path: Pa
     assert len(rig.made.conductor.arrived) == 1
 
 
-def replace_nonce(raw: Any, nonce: bytes) -> Any:
+def with_nonce(raw: Any, nonce: bytes) -> Any:
     copy = pb.Task()
     copy.CopyFrom(raw)
     copy.nonce = nonce
@@ -482,6 +481,20 @@ def test_22b_the_first_version_of_the_protocol_stays_readable() -> None:
     assert (request.name, request.instance, request.software) == ("a", bytes(16), "m")
     assert (request.protocol_min, request.protocol_max, request.num_examples) == (1, 1, 5)
     assert request.SerializeToString() == wire
+
+
+def test_22c_a_client_that_does_not_know_the_jobs_compression_is_told(make: Make, tmp_path: Path) -> None:
+    rig = make(job_of(rounds=1, num_clients=2, compress="half"))
+    stub = Stub(grpc.insecure_channel(f"127.0.0.1:{rig.port}", OPTIONS))
+    request = pb.JoinRequest(
+        name="a", instance=bytes(16), protocol_max=1, software="muster 0.1", codecs=["top_k"]
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Join(request, timeout=5)
+    assert caught.value.details() == (  # type: ignore[attr-defined]
+        "the updates of this run are compressed by half, which a (muster 0.1) does not know: "
+        "pip install --upgrade 'muster-fl[net]'"
+    )
 
 
 def test_24_an_update_far_larger_than_the_others_is_told(make: Make, tmp_path: Path) -> None:

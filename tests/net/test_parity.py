@@ -35,6 +35,33 @@ def test_a_deployed_run_ends_in_the_bits_of_the_simulated_one(name: str, tmp_pat
     assert [record.num_accepted for record in rig.told] == [0, 3, 3, 3]
 
 
+COMPRESSED: dict[str, Any] = {
+    # Bytes of 656 numbers (650, aligned): 66 of 8; one each and a scale; two bits each and a norm; two each.
+    "top_k": ({"name": "top_k", "share": 0.1}, 528),
+    "quantise": ("quantise", 660),
+    "qsgd": ({"name": "qsgd", "levels": 1}, 168),
+    "half": ("half", 1312),
+}
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_compressed_updates_travel_so_and_give_the_bits_of_the_simulation(name: str, tmp_path: Path) -> None:
+    rule, num_bytes = COMPRESSED[name]
+    job = job_of(compress=rule)
+    rig = Rig(job, tmp_path)
+    crowd(rig)
+    assert rig.wait() == simulated(job) != simulated(replace(job, compress=None))
+    for record in rig.told[1:]:
+        assert record.up_bytes == 4 * (num_bytes + 128)  # a header each
+
+
+def test_zstd_around_them_changes_no_bit(tmp_path: Path) -> None:
+    job = job_of(compress={"name": "top_k", "share": 0.1}, deploy={"zstd": True})
+    rig = Rig(job, tmp_path)
+    crowd(rig)
+    assert rig.wait() == simulated(job)
+
+
 def test_a_convolutional_network_ends_in_the_bits_of_the_simulated_one(tmp_path: Path) -> None:
     """Its dense layer is wide, so a simulation keeps the gradient in factors: clients must do the same."""
     torch, model = (

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
+from muster.core.randomness import rng
 from muster.net.wire import (
     Layout,
     Route,
@@ -19,9 +20,14 @@ from muster.net.wire import (
     decompress,
     encode,
     expand,
+    infinite,
     mapped,
     write_file,
 )
+from muster.uploads.half import Half
+from muster.uploads.qsgd import QSGD
+from muster.uploads.quantise import Quantise
+from muster.uploads.top_k import TopK
 
 SIZE = 5000
 
@@ -36,7 +42,7 @@ def sent(tmp_path: Path, layout: Layout, value: Any) -> Any:
     return mapped(tmp_path / "raw", Layout(layout.vectors))["delta"]
 
 
-def test_without_a_codec_every_bit_arrives_and_others_can_read_it(tmp_path: Path) -> None:
+def test_without_a_rule_every_bit_arrives_and_others_can_read_it(tmp_path: Path) -> None:
     layout = Layout((("delta", SIZE),))
     assert np.array_equal(sent(tmp_path, layout, vector()), vector())
     data = (tmp_path / "up").read_bytes()
@@ -44,16 +50,32 @@ def test_without_a_codec_every_bit_arrives_and_others_can_read_it(tmp_path: Path
     assert layout.num_bytes == len(data) <= 1.01 * 4 * SIZE + 200
 
 
-def test_fp16_and_int8_round_and_topk_keeps_the_largest(tmp_path: Path) -> None:
-    value = vector()
-    half = sent(tmp_path, Layout((("delta", SIZE),), "fp16"), value)
-    assert np.array_equal(half, value.astype(np.float16).astype(np.float32))
-    whole = sent(tmp_path, Layout((("delta", SIZE),), "int8"), value)
-    assert np.abs(whole - value).max() <= np.abs(value).max() / 127 / 2 * 1.0001
-    top = sent(tmp_path, Layout((("delta", SIZE),), "topk", 0.01), value)
-    kept = np.flatnonzero(top)
-    assert len(kept) == 50 and np.array_equal(top[kept], value[kept])
-    assert np.abs(value[kept]).min() >= np.abs(np.delete(value, kept)).max()
+# Bytes of 5,000 numbers: 50 of 8 bytes; one byte each and a scale; two bits each and a norm; two bytes each.
+RULES = {TopK(0.01): 400, Quantise(): 5004, QSGD(1): 1254, Half(): 10_000}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_under_a_rule_there_go_the_bytes_that_it_says(rule: Any, tmp_path: Path) -> None:
+    layout, packed = Layout((("delta", SIZE),), rule), rule.encode(vector(), rng(1, "encode"))
+    assert np.array_equal(sent(tmp_path, layout, packed), rule.decode(packed, SIZE))
+    size = (tmp_path / "up").stat().st_size
+    assert RULES[rule] < size == layout.num_bytes <= RULES[rule] + 136
+    assert load((tmp_path / "up").read_bytes())["delta"].tobytes() == packed
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_what_is_not_finite_is_not_hidden_by_a_rule(rule: Any) -> None:
+    with np.errstate(invalid="ignore"):
+        back = rule.decode(infinite(rule, 100), 100)
+    assert not np.isfinite(back).all()
+
+
+def test_places_that_do_not_rise_are_refused(tmp_path: Path) -> None:
+    layout = Layout((("delta", SIZE),), TopK(2 / SIZE))
+    for places in ([7, 7], [9, 3], [3, SIZE]):
+        packed = np.array(places, "<u4").tobytes() + bytes(8)
+        with pytest.raises(WireError, match=r"nothing that top_k encodes .*must rise within 0\.\.4999"):
+            sent(tmp_path, layout, packed)
 
 
 def test_what_stays_at_the_client_does_not_travel() -> None:
@@ -77,8 +99,9 @@ def test_a_bomb_is_unpacked_no_further_than_is_allowed(tmp_path: Path) -> None:
 def test_damaged_files_are_refused_and_nothing_else_happens(
     at: int, byte: int, cut: int, junk: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    layout = Layout((("delta", 32),), "int8")
-    good = b"".join(encode(layout, {"delta": np.arange(32, dtype=np.float32)}))
+    layout = Layout((("delta", 32),), TopK(0.25))
+    packed = TopK(0.25).encode(np.arange(32, dtype=np.float32), rng(1, "encode"))
+    good = b"".join(encode(layout, {"delta": packed}))
     bad = bytearray(good)
     bad[at % len(bad)] = byte
     path = tmp_path_factory.getbasetemp() / "fuzzed"

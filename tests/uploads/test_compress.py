@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from muster.core.errors import FieldError
 from muster.core.randomness import rng
-from muster.uploads.qsgd import QSGD
+from muster.uploads.half import Half
+from muster.uploads.qsgd import BLOCK, QSGD
 from muster.uploads.quantise import Quantise
 from muster.uploads.top_k import TopK
 
-ALL = [TopK(0.3), TopK(), Quantise(8), Quantise(16), QSGD(), QSGD(1), QSGD(4), QSGD(1000)]
+ALL = [Half(), TopK(0.3), TopK(), Quantise(8), Quantise(16), QSGD(), QSGD(1), QSGD(4), QSGD(1000)]
 CHANCE = [Quantise(8), QSGD(), QSGD(1), QSGD(4)]
 
 
@@ -36,8 +37,16 @@ def test_an_encoding_has_the_bytes_that_are_counted_and_comes_back(rule, values)
 
 @pytest.mark.parametrize(
     ("rule", "num_bytes"),
-    # 1,001 numbers: ten of 8 bytes; one and two bytes each and a scale; 8, 2, 4 bits each and a norm.
-    [(TopK(), 80), (Quantise(8), 1005), (Quantise(16), 2006), (QSGD(), 1005), (QSGD(1), 255), (QSGD(4), 505)],
+    # 1,001 numbers: ten of 8 bytes; one and two bytes each and a scale; 8, 2, 4 bits each and a norm; 2.
+    [
+        (TopK(), 80),
+        (Quantise(8), 1005),
+        (Quantise(16), 2006),
+        (QSGD(), 1005),
+        (QSGD(1), 255),
+        (QSGD(4), 505),
+        (Half(), 2002),
+    ],
     ids=repr,
 )
 def test_bytes_by_hand(rule, num_bytes):
@@ -54,6 +63,19 @@ def test_whole_steps_of_the_scale_come_back_exactly():
     values = np.array([127, -127, 1, 0, 63], np.float32) / 127
     assert there_and_back(Quantise(8), values) == pytest.approx(values, abs=1e-7)
     assert there_and_back(QSGD(5), [3, 4, 0, 0]).tolist() == [3, 4, 0, 0]  # levels 3 and 4 of 5, norm 5
+
+
+def test_half_precision_rounds_to_the_nearest_of_eleven_bits():
+    # 2^11 + 1 is a tie, which goes to the even 2^11; 1/3 = 1365.3 / 2^12.
+    values = [2049, 1 / 3, 0.5, -3]
+    assert there_and_back(Half(), values).tolist() == [2048, 1365 / 4096, 0.5, -3]
+
+
+def test_blocks_of_qsgd_are_read_as_one():
+    rule, vector = QSGD(5), rng(3, "vector").normal(size=2 * BLOCK + 3).astype(np.float32)
+    whole, norm = there_and_back(rule, vector), float(np.linalg.norm(vector.astype(np.float64)))
+    assert np.abs(whole - vector).max() <= norm / 5 * 1.0001
+    assert (np.sign(whole[-3:]) * np.sign(vector[-3:]) >= 0).all()
 
 
 @pytest.mark.parametrize("rule", CHANCE, ids=repr)

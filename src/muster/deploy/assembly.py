@@ -33,7 +33,7 @@ from muster.net.spool import Spool
 from muster.net.wire import Layout, Route
 from muster.privacy import expecting, reckoned
 
-from .errand import Errand, written
+from .errand import Errand, demanded, written
 from .examiner import Start
 
 CLIENTS, SECRET = "clients", "secret"
@@ -99,7 +99,14 @@ class Assembly:
 
 
 def assemble(
-    job: Job, folder: Path, start: Start, examine: Examine, *, store: Path | None, evaluates: bool = True
+    job: Job,
+    folder: Path,
+    start: Start,
+    examine: Examine,
+    *,
+    store: Path | None,
+    evaluates: bool = True,
+    make_crew: Callable[[Trainer, Spool, Route, Mapping[int, Entry], Examine], Received] = Received,
 ) -> Assembly:
     """Puts a deployed run together.
 
@@ -110,6 +117,7 @@ def assemble(
         examine: Metrics of a model.
         store: Folder of what the server's rules remember of clients; None: a temporary one.
         evaluates: False in a replay.
+        make_crew: Who folds.
 
     """
     data = FederatedData.open(start.data)
@@ -120,8 +128,7 @@ def assemble(
     route = Route.of(spec.size, spec.places(local.personal(spec)))
     privacy = reckoned(algorithm, population, 1.0, spec)  # real clients may get lost: nothing is amplified
     deploy = job.deploy
-    layout = Layout(tuple((name, route.length) for name in local.up), deploy.codec, deploy.share)
-    spool = Spool(folder, layout, deploy.compress)
+    spool = Spool(folder, Layout(tuple((n, route.length) for n in local.up), job.compress), deploy.zstd)
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
     clients = ClientStore(store)
@@ -135,7 +142,7 @@ def assemble(
     )
     total = FixedPointSum(len(local.up) * spec.size, folding.scale)
     arrived: dict[int, Entry] = {}
-    crew = Received(Trainer(Elsewhere(spec), data, folding, total), spool, route, arrived, examine)
+    crew = make_crew(Trainer(Elsewhere(spec), data, folding, total), spool, route, arrived, examine)
     plane = DataPlane(algorithm, spec, crew, clients, population, folding, start.initial)
     state = initial_state(algorithm, population, job.limits)
     roster = Roster(data.num_clients, data.client_names, _secret(folder), deploy.quarantine_after)
@@ -157,22 +164,6 @@ def assemble(
         arrived=arrived,
         norm_warning=deploy.norm_warning,
     )
-    work = local.work(job.train)
-    seeds = {stream: job.seed_of(stream) for stream in ("data", "model", "training")}
-    errand = Errand(
-        start.backend,
-        job.model,
-        job.task,
-        local,
-        job.compress,
-        work,
-        seeds,
-        data.facts,
-        job.data,
-        start.gradients,
-        attack=job.attack,
-        num_clients=data.num_clients,
-    )
     made = Assembly(
         job,
         spec,
@@ -181,13 +172,34 @@ def assemble(
         plane,
         crew,
         spool,
-        written(errand),
+        written(errand_of(job, start, data)),
         data.num_examples,
         records,
         notes,
     )
     conductor.wall_secs = lambda: made.wall_secs
     return made
+
+
+def errand_of(job: Job, start: Start, data: FederatedData) -> Errand:
+    """What the job has its clients do."""
+    algorithm = job.algorithm
+    return Errand(
+        start.backend,
+        job.model,
+        job.task,
+        algorithm.local,
+        job.compress,
+        algorithm.local.work(job.train),
+        {stream: job.seed_of(stream) for stream in ("data", "model", "training")},
+        data.facts,
+        job.data,
+        start.gradients,
+        attack=job.attack,
+        num_clients=data.num_clients,
+        asks=algorithm.select.asks,
+        demands=demanded(algorithm.local, start.spec),
+    )
 
 
 def _secret(folder: Path) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 from muster.core.algorithm import Local
 from muster.core.errors import UserError
 from muster.core.examples import Facts
+from muster.core.params import ParamSpec
 from muster.core.part import dumps, loads
 from muster.core.work import Work
 from muster.data.dataset import DataSet
@@ -41,6 +42,22 @@ class Errand:
     """What some of the clients do instead of what they should: to test defences with."""
     num_clients: int = 1
     """Of the job, among whom those are drawn."""
+    asks: bool = False
+    """Whether clients are asked how good the model is before some are drawn."""
+    demands: str = ""
+    """What clients do beside sending a trained model, as a sentence; empty: nothing."""
+
+
+def demanded(local: Local, spec: ParamSpec) -> str:
+    """What a local rule has clients do beside sending a trained model; empty: nothing."""
+    what = {
+        f"send {', '.join(local.up)}": local.up != ("delta",),
+        f"are sent {', '.join(local.down)}": local.down != ("model",),
+        "keep a part of the model": len(spec.places(local.personal(spec))) > 0,
+        "measure the loss before they train": local.needs_loss,
+    }
+    told = ", ".join(each for each, so in what.items() if so)
+    return told and f"the clients of the job's local rule, {local.part_name()}, {told}"
 
 
 def written(errand: Errand) -> str:
@@ -58,21 +75,36 @@ def read(data: Any, allow_code: bool) -> Errand:
     Raises:
         UserError: It names code beside Muster's own, or is no errand.
     """
+    errand = _loaded(data, allow_code)
+    if not isinstance(errand, Errand):
+        raise UserError("the server sent something else than an errand")
+    return errand
+
+
+def of(data: Any, name: str, allow_code: bool = False) -> Any:
+    """One field of an errand from the JSON data that a server sent.
+
+    Raises:
+        UserError: It names code beside Muster's own, or there is no such field.
+    """
+    if not isinstance(data, dict) or name not in data:
+        raise UserError(f"the server sent an errand without {name}: are both of the same version?")
+    return _loaded(data[name], allow_code)
+
+
+def _loaded(data: Any, allow_code: bool) -> Any:
     for place in _references(data):
         if not place.startswith("muster.") and not (allow_code and ".py:" in place):
             raise UserError(
                 f"the server's job wants this client to run {place}; if that file is on this machine and you "
-                "trust it, join with --allow-code, or bring a training of your own with --train FILE.py:train"
+                "trust it, join with --allow-code, or bring your own: --train FILE.py:train, --data PATH"
             )
     try:
-        errand = loads(json.dumps(data))
+        return loads(json.dumps(data))
     except (TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"the server sent an errand that cannot be read ({error})") from error
-    if not isinstance(errand, Errand):
-        raise UserError("the server sent something else than an errand")
-    return errand
 
 
 def _references(data: Any) -> Iterator[str]:

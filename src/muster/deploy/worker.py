@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,13 @@ import numpy as np
 from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
 from muster.core.part import resolve
-from muster.core.randomness import rng
-from muster.core.store import decode
-from muster.core.sums import FixedPointSum
+from muster.core.store import decode, encode
 from muster.core.tables import TASK, rows
 from muster.core.work import Steps
 from muster.data.federated import FederatedData
-from muster.learn.trainer import UNSENT, Folding, State, Trainer
+from muster.learn.learner import Matrix
+from muster.learn.trainer import UNSENT
+from muster.learn.uploads import encoded
 from muster.net.client import Client, Say, Task
 from muster.net.link import Link
 from muster.net.wire import Route
@@ -28,6 +28,7 @@ from muster.track.folder import to_stderr, write_whole
 
 from . import errand as errands
 from .errand import Errand
+from .local_training import LocalTraining
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,10 @@ def client(
         None if token_file is None else Path(token_file),
         insecure,
     )
-    return Client(open_link(door, say), name, num_examples, say)
+    member, lasting = Client(open_link(door, say), name, num_examples, say), Lasting()
+
+    member.joined = lambda: outfit(member, lasting)
+    return member
 
 
 @dataclass
@@ -178,16 +182,19 @@ def join(
     member = Client(open_link(door, say), door.name, -1 if examples is None else len(examples), say)
     member.step_secs = step_secs
     member.join()
-    errand = errands.read(member.recipe, allow_code)
     if examples is None:
         from muster.data.store import prepare
 
-        examples = prepare(errand.data, errand.seeds["data"]).client(member.row)
+        dataset, seeds = (errands.of(member.recipe, name, allow_code) for name in ("data", "seeds"))
+        examples = prepare(dataset, seeds["data"]).client(member.row)
     lasting = Lasting(home)
     member.pending |= set(lasting.waiting)
     member.outcome = lasting.settle
     num = 0
-    work = own(train, errand, examples) if train else learnt(member, errand, examples, lasting)
+    if train:
+        work = own(train, member, examples, lasting, allow_code)
+    else:
+        work = learnt(member, errands.read(member.recipe, allow_code), examples, lasting)
     for task in member:
         try:
             work(task)
@@ -206,85 +213,107 @@ Train = Callable[[Task], None]
 
 def learnt(member: Client, errand: Errand, examples: Examples, lasting: Lasting) -> Train:
     """Trains with the same learner as a simulation, to the same bits."""
-    from muster.learn.learners import make_learner
     from muster.net.rpc import pb
 
-    local = errand.local
-    learner = make_learner(
-        errand.backend, errand.model, errand.task, errand.facts, local, errand.work, errand.gradients
-    )
-    if learner.spec != member.spec:
+    training = LocalTraining(errand, _One(examples, member.row, errand))  # type: ignore[arg-type]
+    local, spec = errand.local, training.learner.spec
+    if spec != member.spec:
         raise UserError("this machine builds another model than the server: are both of the same version?")
     member.route = lambda spec: Route.of(spec.size, spec.places(local.personal(spec)))
-    member.down = local.down
-    trainer = Trainer(learner, _One(examples, member.row, errand), _folding(errand), FixedPointSum(0, 0))  # type: ignore[arg-type]
-    initial, count = learner.initial(errand.seeds["model"]), np.array([len(examples)])
+    member.down, member.rule = local.down, errand.compress
 
     def train(task: Task) -> None:
         began = time.perf_counter()
-        kept = None if lasting.kept is None else decode(lasting.kept)
-        task.sent["model"][trainer.personal] = initial[trainer.personal]
-        received, mine, _ = trainer.received(task.sent, kept)
         if task.measure:
-            found = learner.evaluate(received["model"], examples) if len(examples) else {}
-            nan = float("nan")
-            task.answer(found.get("loss", nan), found.get("accuracy", nan), len(examples))
-            return
-        draw = rng(errand.seeds["training"], "train", member.row, task.attempt)
-        up = trainer.up[0]
-        if not task.leased:
-            task.steps = int(errand.work.num_steps(count, task.steps)[0])
-        steps = Steps(None if task.leased else task.steps, task.another)
-        trained = learner.train(
-            received, trainer.uploads.examples(member.row, task.attempt), draw, up, mine, steps
-        )
-        if task.stopped:
+            found = training.measure(member.row, task.sent, lasting.kept)
+            answer(task, found, len(examples))
             return
         row = rows(TASK, 1, ticket=task.ticket, client=member.row, attempt=task.attempt)
         row["version"], row["steps"] = task.version, task.steps
-        state = State(received, mine, {}, unsent=(kept or {}).get(UNSENT))
-        state.lasting = trainer.lasting(trained.num_steps, trained.kept, received, up, mine)
-        trainer.uploads.forge(row[0], received, up)
-        state.unsent = trainer.uploads.written(row[0], up, state.unsent)
-        if (encoded := state.encoded(refused=False)) is not None:
-            lasting.offer(task.ticket, encoded)
+        if not task.leased:
+            task.steps = training.num_steps(member.row, task.steps)
+        steps = Steps(None if task.leased else task.steps, task.another)
+        made = training.train(row, task.sent, lasting.kept, steps)
+        if task.stopped:
+            return
+        if made.state is not None:
+            lasting.offer(task.ticket, made.state)
         report = pb.Report(
             num_examples=len(examples),
-            num_steps=trained.num_steps,
-            loss=trained.loss,
-            loss_sq_mean=trained.loss_sq_mean,
-            loss_before=trainer.losses_before(row, [state])[0],
+            num_steps=made.trained.num_steps,
+            loss=made.trained.loss,
+            loss_sq_mean=made.trained.loss_sq_mean,
+            loss_before=made.loss_before,
             secs=time.perf_counter() - began,
         )
-        task.send(dict(zip(local.up, up, strict=True)), report)
+        task.send(dict(zip(local.up, made.up, strict=True)), report, made.packed)
 
     return train
 
 
-def _folding(errand: Errand) -> Folding:
-    """Of a trainer that does not fold."""
-    from muster.algorithms.fedavg import Mean
-
-    return Folding(
-        Mean(), 1.0, 0, errand.seeds["training"], errand.local, None, errand.compress, errand.attack
-    )
+def answer(task: Task, found: Mapping[str, float], num_examples: int) -> None:
+    """Says how good a model is by its metrics."""
+    nan = float("nan")
+    task.answer(found.get("loss", nan), found.get("accuracy", nan), num_examples)
 
 
-def own(reference: str, errand: Errand, examples: Examples) -> Train:
-    """Trains by a user's function: params and data in, params (and metrics, if it likes) out."""
+def own(
+    reference: str, member: Client, examples: Examples, lasting: Lasting, allow_code: bool = False
+) -> Train:
+    """Trains by a user's function: params and data in, params (and metrics, if it likes) out.
+
+    A client that is asked how good the model is answers with the job's own model and task.
+
+    Raises:
+        UserError: There is no such function, or the job's clients must do what no such function can.
+    """
     function = resolve(reference)
     if not callable(function):
         raise UserError(f"{reference} must be a function train(params, data, task)")
-    if errand.local.up != ("delta",):
-        raise UserError(f"the job's clients send {', '.join(errand.local.up)}: --train can send a model only")
+    outfit(member, lasting)
+    asked = None
+    if errands.of(member.recipe, "asks"):
+        errand = errands.read(member.recipe, allow_code)
+        asked = LocalTraining(errand, _One(examples, member.row, errand))  # type: ignore[arg-type]
 
     def train(task: Task) -> None:
+        if task.measure:
+            assert asked is not None
+            answer(task, asked.measure(member.row, task.sent, None), len(examples))
+            return
         returned = function(task.model, examples, task)
         params, metrics = returned if isinstance(returned, tuple) else (returned, {})
         loss = float(metrics.get("loss", float("nan")))
         task.submit(params, num_examples=len(examples), num_steps=int(metrics.get("num_steps", 0)), loss=loss)
 
     return train
+
+
+def outfit(member: Client, lasting: Lasting) -> None:
+    """Has a client that trains in its own way compress what it sends as the job wants.
+
+    Raises:
+        UserError: The job's clients do more than send a trained model.
+    """
+    if told := errands.of(member.recipe, "demands"):
+        raise UserError(
+            f"{told}: a training of your own (--train, muster.client) can only send a trained model; take "
+            "another algorithm, or write the training as a class of its own for algorithm.local"
+        )
+    rule, seeds = (errands.of(member.recipe, name) for name in ("compress", "seeds"))
+    if rule is None:
+        return
+
+    def pack(task: Task, vectors: Matrix) -> list[bytes] | None:
+        if not np.isfinite(vectors).all():
+            return None  # the gate is to see it
+        kept = {} if lasting.kept is None else decode(lasting.kept)
+        made = encoded(rule, seeds["training"], member.row, task.attempt, vectors, kept.get(UNSENT))
+        if made.unsent is not None:
+            lasting.offer(task.ticket, encode({UNSENT: made.unsent}))
+        return made.packed
+
+    member.rule, member.pack, member.outcome = rule, pack, lasting.settle
 
 
 @dataclass(frozen=True)

@@ -114,11 +114,40 @@ class Uploads:
 
         A vector that is not finite goes up as it is: the gate must see it.
         """
-        rule = self.compress
-        if rule is None or not np.isfinite(up).all():
+        made = self.encoded(task, up, unsent)
+        if made is None:
             return unsent
-        wanted = up[:, self.shared] + (np.float32(0) if unsent is None else unsent)  # a copy in any case
-        for i, vector in enumerate(wanted):
-            draw = rng(self.seed, "compress", int(task["client"]), int(task["attempt"]), i)
-            up[i, self.shared] = rule.decode(rule.encode(vector, draw), len(vector))
-        return wanted - up[:, self.shared] if rule.keeps else None
+        up[:, self.shared] = made.decoded
+        return made.unsent
+
+    def encoded(self, task: Table, up: Matrix, unsent: Matrix | None) -> Encoded | None:
+        """The vectors as the rule writes them; None where there is no rule, or one is not finite."""
+        if self.compress is None or not np.isfinite(up).all():
+            return None
+        client, attempt = int(task["client"]), int(task["attempt"])
+        return encoded(self.compress, self.seed, client, attempt, up[:, self.shared], unsent)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The vectors of an update, as a rule writes them."""
+
+    packed: list[bytes]
+    decoded: Matrix
+    """What the server makes of them, f32[U, n]."""
+    unsent: Matrix | None
+    """What is to be sent later, f32[U, n]; None where the rule keeps nothing."""
+
+
+def encoded(
+    rule: Compress, seed: int, client: int, attempt: int, vectors: Matrix, unsent: Matrix | None
+) -> Encoded:
+    """Encodes the finite vectors f32[U, n] of an update, with what was left out before.
+
+    All chance is drawn from the seed, the client and its attempt.
+    """
+    wanted = vectors if unsent is None else vectors + unsent
+    draws = (rng(seed, "compress", client, attempt, i) for i in range(len(wanted)))
+    packed = [rule.encode(vector, draw) for vector, draw in zip(wanted, draws, strict=True)]
+    decoded = np.stack([rule.decode(data, wanted.shape[1]) for data in packed])
+    return Encoded(packed, decoded, wanted - decoded if rule.keeps else None)

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -27,10 +27,12 @@ import numpy.typing as npt
 
 from muster.core.errors import UserError
 from muster.core.params import ParamSpec, Vector
+from muster.learn.learner import Matrix
+from muster.uploads.compress import Compress
 
 from .link import GoneError, Link, Patience, RejoinError, parsed
 from .rpc import PROTOCOL_MAX, PROTOCOL_MIN, pb
-from .wire import CODECS, Layout, Route, WireError, compressed, encode, mapped, write_file
+from .wire import Layout, Route, WireError, codecs, compressed, encode, infinite, mapped, write_file
 
 Say = Callable[[str], None]
 
@@ -110,8 +112,14 @@ class Task:
             loss_sq_mean: Mean of the squared loss; default: the square of `loss`.
 
         Raises:
-            UserError: An array is missing or has another shape; or the server refuses the client.
+            UserError: An array is missing or has another shape, or the task measures; or the server refuses
+                the client.
         """
+        if self.measure:
+            raise UserError(
+                f"task {self.ticket} asks how good the model is, and wants no other: where task.measure is "
+                "true, evaluate task.model on your examples and call task.answer(loss, accuracy)"
+            )
         try:
             delta = self._client.spec.pack(trained) - self.sent["model"]
         except ValueError as error:
@@ -126,9 +134,12 @@ class Task:
         )
         return self.send({"delta": delta}, report)
 
-    def send(self, vectors: Mapping[str, Vector], report: Any) -> str:
-        """Sends vectors by the names that the algorithm expects, each f32[size]; returns the status."""
-        return self._client.send(self._raw, vectors, report)
+    def send(self, vectors: Mapping[str, Vector], report: Any, packed: Sequence[bytes] | None = None) -> str:
+        """Sends vectors by the names that the algorithm expects, each f32[size]; returns the status.
+
+        `packed` is what the job's compression makes of them, if there is one; by default the client does it.
+        """
+        return self._client.send(self, vectors, report, packed)
 
     def answer(self, loss: float, accuracy: float = float("nan"), num_examples: int | None = None) -> None:
         """Says how good the model is on the client's own examples: means over all of them.
@@ -173,6 +184,12 @@ class Client:
         """Called when that is known: accepted, refused, discarded or lost."""
         self.route: Callable[[ParamSpec], Route] = lambda spec: Route.of(spec.size, np.zeros(0, np.int64))
         self.down: tuple[str, ...] = ("model",)
+        self.rule: Compress | None = None
+        """The job's compression."""
+        self.pack: Callable[[Task, Matrix], list[bytes] | None] = lambda task, vectors: None
+        """How it writes the vectors that travel, f32[U, n]; None: one is not finite."""
+        self.joined: Callable[[], None] = lambda: None
+        """Called when the client has joined for the first time."""
         self.step_secs = 0.0
         """A step takes so long at least: for experiments with slow clients."""
         self.send_secs = 0.0
@@ -199,7 +216,7 @@ class Client:
                 protocol_max=PROTOCOL_MAX,
                 software=f"muster {version('muster-fl')}",
                 num_examples=self.num_examples,
-                codecs=CODECS,
+                codecs=codecs(),
                 time_of_day=time.time(),
             )
             reply = self.link.call("Join", request)
@@ -213,11 +230,13 @@ class Client:
             )
             if abs(reply.skew_secs) > 60:
                 self._say(f"this clock is {reply.skew_secs:+.0f} s off the server's; only certificates mind")
-        self._caller, self.row = reply.caller, reply.caller.client
+        first, self._caller, self.row = self._caller is None, reply.caller, reply.caller.client
         self.link.patience = Patience(
             reply.call_secs, reply.stall_secs, reply.retry_secs, self.link.patience.give_up_secs
         )
         self._beat_secs, self._poll_secs = reply.beat_every_secs, reply.poll_secs
+        if first:
+            self.joined()
 
     def __iter__(self) -> Iterator[Task]:
         """Tasks, until the run ends."""
@@ -301,14 +320,19 @@ class Client:
         route.put(found["model"], model)
         return {name: model if name == "model" else np.array(found[name]) for name in self.down}
 
-    def send(self, raw: Any, vectors: Mapping[str, Vector], report: Any) -> str:
-        """Sends an update of a task; returns its status."""
-        route = self.route(self.spec)
-        picked = {name: route.pick(vector) for name, vector in vectors.items()}
-        layout = Layout(tuple((n, route.length) for n in vectors), raw.codec or "none", raw.share or 0.01)
-        pieces = encode(layout, picked)
+    def send(
+        self, task: Task, vectors: Mapping[str, Vector], report: Any, packed: Sequence[bytes] | None
+    ) -> str:
+        """Sends an update of a task; returns its status. See `Task.send`."""
+        route, raw = self.route(self.spec), task._raw
+        picked: dict[str, Vector | bytes] = {name: route.pick(vector) for name, vector in vectors.items()}
+        if self.rule is not None:
+            packed = packed or self.pack(task, np.stack(list(picked.values())))
+            packed = packed or [infinite(self.rule, route.length)] * len(picked)
+            picked = dict(zip(picked, packed, strict=True))
+        pieces = encode(Layout(tuple((n, route.length) for n in vectors), self.rule), picked)
         path = Path(self._folder.name) / "update.safetensors"
-        write_file(path, compressed(pieces) if raw.compress else pieces)
+        write_file(path, compressed(pieces) if raw.zstd else pieces)
         began = time.monotonic()
         while True:
             try:

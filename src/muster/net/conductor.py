@@ -124,6 +124,7 @@ class Conductor:
         num_bytes: Bytes of one task's download.
         evaluates: False in a replay, which needs no metrics.
         num_tested: Test examples that are evaluated, if they are a sample.
+        handed: Called with the TASK rows of tasks that clients get.
         epsilon: What so many versions of a private run give away; None: it is not private.
 
     """
@@ -140,6 +141,7 @@ class Conductor:
     num_bytes: int = 0
     evaluates: bool = True
     num_tested: int | None = None
+    handed: Callable[[Table], None] = lambda tasks: None
     epsilon: Callable[[int], float] | None = None
     begun: bool = False
     ended: Stop | None = None
@@ -272,6 +274,7 @@ class Conductor:
             match command:
                 case Train(tasks):
                     self._ledger.num_sent += len(tasks)
+                    self.handed(tasks)
                     self.touched |= set(tasks["client"].tolist())
                 case Accept(tickets):
                     self._accepted.append((self._find(tickets), command))

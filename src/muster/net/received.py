@@ -78,7 +78,7 @@ class Received:
             if not report["refused"][0]:
                 about = decode(kept[client]) if client in kept else None
                 received, _, remembered = self._trainer.received(sent[int(task["version"])], about)
-                self._load(entry.ticket)
+                self._load(task, sent[int(task["version"])])
                 state = State(received, None, remembered)
                 self._trainer.gather(report, self._trainer.up[:1], [state], now)
                 if (encoded := state.encoded(bool(report["refused"][0]))) is not None:
@@ -93,8 +93,12 @@ class Received:
         report["refused"] = entry.more["refused"]
         return report
 
-    def _load(self, ticket: int) -> None:
-        """Puts an update's vectors to their places in the trainer's buffer."""
+    def _load(self, task: Table, sent: Sent) -> None:
+        """Puts the vectors of a task's update to their places in the trainer's buffer.
+
+        `sent` is what the client had got, for who makes the update again.
+        """
+        ticket = int(task["ticket"])
         try:
             vectors = self._spool.vectors(ticket)
         except (OSError, WireError) as error:

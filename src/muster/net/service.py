@@ -33,7 +33,7 @@ from .reports import REASONS, REPORTED, report_row
 from .roster import Member
 from .rpc import PIECE, agreed, pb
 from .spool import DamagedError
-from .wire import WireError
+from .wire import WireError, codecs
 
 MAX_CONSUMED = 100_000
 """Nonces that are remembered: an older one is of a task that is long over, and counts for nothing."""
@@ -113,6 +113,12 @@ class Service:
             raise UserError(f"the certificate or token is of {peer.name}, not of {request.name}")
         if len(request.instance) != 16:
             raise UserError("a client's instance has 16 bytes")
+        rule = self._hub.spool.layout.rule
+        if rule is not None and rule.part_name() in codecs() and rule.part_name() not in request.codecs:
+            raise UserError(
+                f"the updates of this run are compressed by {rule.part_name()}, which {request.name} "
+                f"({request.software[:100]}) does not know: pip install --upgrade 'muster-fl[net]'"
+            )
         most = int(self._num_examples.max())
         if not -1 <= request.num_examples <= most:  # -1: its row of the job's data set
             raise UserError(
@@ -230,9 +236,7 @@ class Service:
             nonce=conductor.roster.nonce(member.client, ticket, version, model.sha256),
             model_sha256=model.sha256,
             model_bytes=model.num_bytes,
-            codec=layout.codec,
-            share=layout.share,
-            compress=deploy.compress,
+            zstd=deploy.zstd,
             max_bytes=layout.max_bytes,
             leased=bool(row["lease"][0]),
             measure=bool(row["work"][0] == Purpose.MEASURE),

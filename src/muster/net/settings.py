@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from muster.core.part import Part
 
@@ -26,12 +25,8 @@ class Deploy(Part):
     """A client that has not reached its server for so long ends."""
     start_with: int | None = None
     """Clients that must have joined before the run begins; default: as many as the pace sends work to."""
-    codec: Literal["none", "fp16", "int8", "topk"] = "none"
-    """How updates travel: `none` keeps every bit."""
-    share: float = 0.01
-    """Of its coordinates that an update in codec `topk` keeps."""
-    compress: bool = False
-    """Pack updates with zstd."""
+    zstd: bool = False
+    """Pack updates with zstd, which keeps every bit; fewer bits are the job's `compress`."""
     keep_updates: bool = False
     """Keep every update on disk, so that `muster replay` can begin at version 0."""
     quarantine_after: int = 3
@@ -45,8 +40,6 @@ class Deploy(Part):
         for name in ("lease_secs", "poll_secs", "call_secs", "stall_secs", "retry_secs", "give_up_secs"):
             self.check_number(name, above=0, at_most=1e6)
         self.check_number("start_with", at_least=1)
-        self.check_choice("codec", ("none", "fp16", "int8", "topk"))
-        self.check_number("share", above=0, at_most=1)
         self.check_number("quarantine_after", at_least=1)
         self.check_number("norm_warning", above=1)
         self.check_number("joins_per_sec", at_least=1)

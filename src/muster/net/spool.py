@@ -1,7 +1,7 @@
 """Updates on disk from the first byte of their upload until a checkpoint covers them.
 
-`updates/<ticket>.up` holds what has been received; if that was in another codec than `none`,
-`updates/<ticket>.raw` holds the vectors written out. No update is ever whole in memory.
+`updates/<ticket>.up` holds what has been received; if that was compressed, `updates/<ticket>.raw` holds the
+vectors written out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from muster.core.params import Vector
@@ -28,7 +27,7 @@ class Spool:
 
     Args:
         folder: The run folder.
-        layout: What an update holds, in the codec in which it comes.
+        layout: What an update holds, under the rule under which it comes.
         packed: Whether it comes as a zstd stream.
 
     Every method raises OSError when the disk is full or cannot be written.
@@ -47,9 +46,9 @@ class Spool:
         return self.folder / f"{ticket:010d}.up"
 
     def path(self, ticket: int) -> Path:
-        """Where the vectors of an update lie, in codec `none`."""
+        """Where the vectors of an update lie, under no rule."""
         raw = self._up(ticket).with_suffix(".raw")
-        return raw if self.packed or self.layout.codec != "none" else self._up(ticket)
+        return raw if self.packed or self.layout.rule is not None else self._up(ticket)
 
     def held(self, ticket: int) -> int:
         """How many bytes of an upload are here."""
@@ -101,7 +100,7 @@ class Spool:
 
     def vectors(self, ticket: int) -> dict[str, Vector]:
         """The vectors of an update, mapped read-only."""
-        return mapped(self.path(ticket), replace(self.layout, codec="none"))
+        return mapped(self.path(ticket), Layout(self.layout.vectors))
 
     def drop(self, tickets: Iterable[int]) -> None:
         """Forgets updates, whole or not."""

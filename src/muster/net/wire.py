@@ -1,14 +1,10 @@
-"""Vectors as bytes: a safetensors file of the flat vectors by name, whole or in fewer bits.
+"""Vectors as bytes: a safetensors file of flat vectors by name, whole or as the job's compression has them.
 
-| codec  | tensors of a vector `v` of P numbers                                        |
-| ------ | --------------------------------------------------------------------------- |
-| `none` | `v` F32 [P]: the same bits at the other end                                 |
-| `fp16` | `v` F16 [P]                                                                 |
-| `int8` | `v` I8 [P], `v.scale` F32 [⌈P/4096⌉]: rounded to 1/127 of a block's largest |
-| `topk` | `v.at` I32 [k], `v.value` F32 [k]: the k largest, the others are 0          |
+A vector `v` of P numbers is a tensor `v`: F32 [P], the same bits at the other end; or, under a rule of
+`muster.uploads`, U8 [rule.num_bytes(P)], what the rule encodes. Around the file, optionally, one zstd stream.
 
-Around it, optionally, one zstd stream. What comes in is read by the layout that is expected, never by
-what it says of itself: a header must name those tensors and no others, and they must fill the file.
+What comes in is read by the layout that is expected, never by what it says of itself: a header must name
+those tensors and no others, and they must fill the file.
 """
 
 from __future__ import annotations
@@ -17,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,20 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.params import Vector
+from muster.core.part import known
+from muster.uploads.compress import Compress
 
-CODECS = ("none", "fp16", "int8", "topk")
 BLOCK = 1 << 18
-"""Numbers that are converted in one go; a multiple of SCALED."""
-SCALED = 4096
-"""Numbers that share one scale of the int8 codec."""
+"""Numbers that are written in one go."""
 MAX_HEADER = 1 << 16
 
-_DTYPES: Mapping[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "I8": np.dtype("i1"),
-    "I32": np.dtype("<i4"),
-}
+_DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+
+
+def codecs() -> tuple[str, ...]:
+    """The names of the compression rules that this Muster brings: a client says them when it joins."""
+    return tuple(sorted(known("muster.uploads", Compress)))
 
 
 class WireError(ValueError):
@@ -47,32 +41,16 @@ class WireError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file holds: vectors by name, each of so many numbers, in a codec."""
+    """What a file holds: vectors by name, each of so many numbers, under a rule of compression or none."""
 
     vectors: tuple[tuple[str, int], ...]
-    codec: str = "none"
-    share: float = 0.01
-    """Of the coordinates that `topk` keeps."""
-
-    def num_kept(self, size: int) -> int:
-        """k of `topk`."""
-        return max(1, min(size, ceil(size * self.share)))
+    rule: Compress | None = None
 
     def tensors(self) -> dict[str, tuple[str, int]]:
         """Tensor name -> dtype and length, in the order in which they lie in the file."""
-        found: dict[str, tuple[str, int]] = {}
-        for name, size in self.vectors:
-            if self.codec == "none":
-                found[name] = ("F32", size)
-            elif self.codec == "fp16":
-                found[name] = ("F16", size)
-            elif self.codec == "int8":
-                found[f"{name}.scale"] = ("F32", ceil(size / SCALED))
-                found[name] = ("I8", size)
-            else:
-                found[f"{name}.at"] = ("I32", self.num_kept(size))
-                found[f"{name}.value"] = ("F32", self.num_kept(size))
-        return found
+        if self.rule is None:
+            return {name: ("F32", size) for name, size in self.vectors}
+        return {name: ("U8", self.rule.num_bytes(size)) for name, size in self.vectors}
 
     def header(self) -> bytes:
         """The file's beginning: length and JSON, padded so that the tensors begin at a multiple of 64."""
@@ -132,41 +110,22 @@ class Route:
             at += stop - start
 
 
-def encode(layout: Layout, vectors: Mapping[str, Vector]) -> Iterator[bytes]:
-    """The file, piece by piece, of about a megabyte each."""
+def encode(layout: Layout, vectors: Mapping[str, Vector | bytes]) -> Iterator[bytes]:
+    """The file, piece by piece, of about a megabyte each; under a rule `vectors` holds what it encodes."""
     yield layout.header()
     for name, size in layout.vectors:
         vector = vectors[name]
-        if layout.codec == "topk":
-            at = _largest(vector, layout.num_kept(size))
-            yield at.astype("<i4").tobytes()
-            yield vector[at].astype("<f4").tobytes()
+        if isinstance(vector, bytes):
+            yield vector
             continue
-        if layout.codec == "int8":
-            yield _scales(vector).tobytes()
         for start in range(0, size, BLOCK):
-            yield _encoded(layout.codec, vector[start : start + BLOCK])
+            yield vector[start : start + BLOCK].astype("<f4").tobytes()
 
 
-def _encoded(codec: str, part: Vector) -> bytes:
-    if codec == "int8":
-        scale = np.repeat(_scales(part), SCALED)[: len(part)]
-        return np.rint(part / np.where(scale > 0, scale, 1)).astype("i1").tobytes()
-    with np.errstate(over="ignore"):  # beyond 65504 becomes infinity, which the gate refuses
-        return part.astype("<f4" if codec == "none" else "<f2").tobytes()
-
-
-def _scales(part: Vector) -> npt.NDArray[np.float32]:
-    """The largest of each SCALED numbers, over 127."""
-    padded = np.zeros(-(-len(part) // SCALED) * SCALED, np.float32)
-    np.abs(part, out=padded[: len(part)])
-    return np.asarray(padded.reshape(-1, SCALED).max(axis=1) / np.float32(127), "<f4")
-
-
-def _largest(vector: Vector, count: int) -> npt.NDArray[np.int64]:
-    """Indices of the `count` largest magnitudes, in rising order; of equal ones the first."""
-    order = np.argsort(-np.abs(vector), kind="stable")[:count]
-    return np.sort(order)
+def infinite(rule: Compress, size: int) -> bytes:
+    """What goes up of a vector that is not finite: one that the rule can write, and that the gate refuses."""
+    with np.errstate(invalid="ignore"):
+        return rule.encode(np.full(size, np.inf, np.float32), np.random.Generator(np.random.SFC64(0)))
 
 
 def read_header(file: IO[bytes], num_bytes: int, layout: Layout) -> dict[str, int]:
@@ -212,7 +171,7 @@ def _expected(layout: Layout) -> str:
 
 
 def mapped(path: Path, layout: Layout) -> dict[str, Vector]:
-    """The vectors of a file in codec `none`, mapped read-only.
+    """The vectors of a file that is under no rule, mapped read-only.
 
     Raises:
         WireError: The file does not have the layout.
@@ -226,54 +185,33 @@ def mapped(path: Path, layout: Layout) -> dict[str, Vector]:
 
 
 def expand(source: Path, layout: Layout, target: Path) -> None:
-    """Rewrites a file of any codec as one of codec `none`, in blocks.
+    """Rewrites a file as one that is under no rule, a vector after another.
 
     Raises:
-        WireError: The file does not have the layout.
+        WireError: The file does not have the layout, or the rule cannot read it.
     """
     plain = Layout(layout.vectors)
     with source.open("rb") as file, target.open("wb") as out:
         offsets = read_header(file, source.stat().st_size, layout)
         out.write(plain.header())
         for name, size in layout.vectors:
-            begin = out.tell()
-            if layout.codec == "topk":
-                out.truncate(begin + 4 * size)
-                at = _read(file, offsets[f"{name}.at"], _DTYPES["I32"], layout.num_kept(size))
-                value = _read(file, offsets[f"{name}.value"], _DTYPES["F32"], len(at))
-                _scatter(name, at, value, size, out, begin)
-                out.seek(begin + 4 * size)
+            file.seek(offsets[name])
+            if layout.rule is not None:
+                data = file.read(layout.rule.num_bytes(size))
+                out.write(_decoded(layout.rule, name, data, size).data)
                 continue
             for start in range(0, size, BLOCK):
-                count = min(BLOCK, size - start)
-                out.write(_decoded(file, offsets, name, layout.codec, start, count).tobytes())
+                out.write(file.read(4 * min(BLOCK, size - start)))
 
 
-def _decoded(
-    file: IO[bytes], offsets: Mapping[str, int], name: str, codec: str, start: int, count: int
-) -> Any:
-    if codec in ("none", "fp16"):
-        dtype = _DTYPES["F32" if codec == "none" else "F16"]
-        return _read(file, offsets[name] + start * dtype.itemsize, dtype, count).astype("<f4")
-    whole = _read(file, offsets[name] + start, _DTYPES["I8"], count).astype(np.float32)
-    scale = _read(file, offsets[f"{name}.scale"] + 4 * (start // SCALED), _DTYPES["F32"], -(-count // SCALED))
-    with np.errstate(over="ignore", invalid="ignore"):  # the gate refuses what is not finite
-        return np.asarray(whole * np.repeat(scale, SCALED)[:count], "<f4")
-
-
-def _scatter(name: str, at: Any, value: Any, size: int, out: IO[bytes], begin: int) -> None:
-    """Writes values to their places in a vector of zeros."""
-    if at[0] < 0 or at[-1] >= size or (np.diff(at) <= 0).any():
-        raise WireError(f"{name}.at must rise within 0..{size - 1}")
-    out.flush()
-    whole = np.memmap(out.name, np.float32, "r+", offset=begin, shape=(size,))
-    whole[at] = value
-    whole.flush()
-
-
-def _read(file: IO[bytes], at: int, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
-    file.seek(at)
-    return np.frombuffer(file.read(dtype.itemsize * count), dtype)
+def _decoded(rule: Compress, name: str, data: bytes, size: int) -> Vector:
+    try:
+        vector = np.asarray(rule.decode(data, size), "<f4")
+    except Exception as error:  # a rule may be the user's own, and the bytes anybody's
+        raise WireError(f"{name} is nothing that {rule.part_name()} encodes ({error})") from error
+    if vector.shape != (size,):
+        raise WireError(f"{name} is decoded as {vector.shape}, not as [{size}]")
+    return vector
 
 
 def compressed(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from muster.core.part import Part
 
 
 class Compress(Part, ABC):
-    """How a vector is written for the way up. The clock and the byte counts use `num_bytes`."""
+    """How a vector is written for the way up: simulated, and on the wire. The clock uses `num_bytes`."""
 
     keeps: ClassVar[bool] = False
     """Whether the client remembers what was not sent, and adds it the next time (error feedback)."""
@@ -27,4 +27,10 @@ class Compress(Part, ABC):
 
     @abstractmethod
     def decode(self, data: bytes, size: int) -> Vector:
-        """What the server makes of it, f32[size]."""
+        """What the server makes of it, f32[size].
+
+        The bytes may come from anybody, and are of the right length.
+
+        Raises:
+            ValueError: No vector is encoded so.
+        """

@@ -49,5 +49,8 @@ class TopK(Compress):
     def decode(self, data: bytes, size: int) -> Vector:
         """Zero where nothing was sent."""
         count, vector = self.count(size), np.zeros(size, np.float32)
-        vector[np.frombuffer(data, "<u4", count)] = np.frombuffer(data, "<f4", count, 4 * count)
+        places = np.frombuffer(data, "<u4", count)
+        if count and (places[-1] >= size or (places[1:] <= places[:-1]).any()):
+            raise ValueError(f"places must rise within 0..{size - 1}")
+        vector[places] = np.frombuffer(data, "<f4", count, 4 * count)
         return vector
