@@ -1,0 +1,230 @@
+"""A real `muster serve` under load: a thousand idle clients; two hundred that upload 10 MB each at once.
+
+    python benchmarks/load.py idle|rounds|memory [--clients N] [--secs S] [--rounds N]
+
+idle: the clients join at the same instant, then only wait for work and send heartbeats: how long admission
+takes, what share of a core the server needs, its memory, how long an answer takes.
+rounds: one synchronous round after another, and after each the same bytes to a bare gRPC server, in turn.
+memory: the server's peak for models and numbers of clients of several sizes.
+Clients share processes (load_swarm.py) and do not train; they and the server share the machine's cores.
+Each part writes its own table in docs/benchmarks.md; `--dry` only prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from load_processes import HERE, Process, serving, swarm
+from marked import write_between
+
+PAGE = HERE.parent / "docs/benchmarks.md"
+MB = 1e6
+HIDDEN = {0: [8], 1: [256, 900], 10: [1024, 2350], 40: [2048, 4750]}
+"""Hidden layers of digits' MLPs of so many MB."""
+
+
+def quantile(values: list[float], q: float) -> float:
+    """Of sorted values, the one that a share `q` of them do not exceed."""
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, int(q * len(ranked)))]
+
+
+def idle(clients: int, secs: float) -> dict[str, Any]:
+    """What `clients` cost that only wait; the run waits for one more than there are."""
+    half = clients // 2
+    with serving(clients=clients + 1, start_with=clients + 1, hidden=HIDDEN[0]) as (server, address):
+        empty, threads = server.status("VmRSS"), server.status("Threads")
+        with swarm("idle", address, half) as one, swarm("idle", address, clients - half, half) as other:
+            for each in (one, other):
+                each.write("join")
+            joined = [each.answer() for each in (one, other)]
+            time.sleep(2.0)
+            cpu, began = server.cpu_secs(), time.monotonic()
+            time.sleep(secs)
+            share = (server.cpu_secs() - cpu) / (time.monotonic() - began)
+            told = [each.ask("beats") for each in (one, other)]
+            found = {
+                "rss": server.status("VmRSS"),
+                "threads": server.status("Threads"),
+                "peak": server.status("VmHWM"),
+            }
+    joins = [secs for each in joined for secs in each["joins"]]
+    return {
+        **found,
+        "clients": clients,
+        "empty": empty,
+        "threads_empty": threads,
+        "share": share,
+        "joins": joins,
+        "told_back": sum(each["told_back"] for each in joined),
+        "beats": [secs for each in told for secs in each["beats"]],
+        "failed": [text for each in told for text in each["failed"]],
+    }
+
+
+def told_idle(found: dict[str, Any]) -> str:
+    """The table of `idle`."""
+    joins, beats, clients = found["joins"], found["beats"], found["clients"]
+    each = (found["rss"] - found["empty"]) / clients
+    return "\n".join(
+        [
+            f"| {clients:,} clients that wait | |",
+            "| --- | --- |",
+            f"| joins at the same instant: admitted, failed calls | {len(joins):,}, {len(found['failed'])} |",
+            f"| admission: median, p99, longest | {quantile(joins, 0.5):.2f}, {quantile(joins, 0.99):.2f}, "
+            f"{max(joins):.2f} s |",
+            f"| told to come back later | {found['told_back']:,} times |",
+            f"| the server's share of one core | {100 * found['share']:.1f} % |",
+            f"| its memory before and with them, peak | {found['empty'] / MB:.0f}, {found['rss'] / MB:.0f}, "
+            f"{found['peak'] / MB:.0f} MB: {each / 1e3:.0f} kB a client |",
+            f"| its threads before and with them | {found['threads_empty']}, {found['threads']} |",
+            f"| a heartbeat's answer: median, p99, longest of {len(beats):,} | "
+            f"{1e3 * quantile(beats, 0.5):.1f}, {1e3 * quantile(beats, 0.99):.1f}, "
+            f"{1e3 * max(beats):.1f} ms |",
+        ]
+    )
+
+
+def one_round(clients: Process, server: Process) -> dict[str, Any]:
+    """One synchronous round of all clients, downloads first, and the server's figures of it."""
+    server.reset_peak()
+    down = clients.ask("round")
+    peak_down, cpu = server.status("VmHWM"), server.cpu_secs()
+    server.reset_peak()
+    up = clients.ask("send")
+    if up["said"] != ["taken"]:
+        raise SystemExit(f"updates were not taken but {up['said']}")
+    found = {"cpu": server.cpu_secs() - cpu, "peak": server.status("VmHWM"), "peak_down": peak_down}
+    return {**down, **up, **found}
+
+
+def rounds(clients: int, model: int, count: int) -> list[dict[str, Any]]:
+    """Rounds, and after each the same bytes to the bare server, counted and kept."""
+    told = []
+    with (
+        tempfile.TemporaryDirectory(prefix="muster-load-") as folder,
+        serving(clients=clients, start_with=clients, hidden=HIDDEN[model], lease=120) as (server, address),
+        swarm("rounds", address, clients) as ours,
+    ):
+        ours.answer()
+        bare = Process(HERE / "load_raw.py", folder)
+        try:
+            where = f"127.0.0.1:{bare.line().strip()}"
+            for _ in range(count):
+                one = one_round(ours, server)
+                with swarm("raw", where, clients, num_bytes=one["up_bytes"] // clients) as theirs:
+                    theirs.answer()
+                    for method in ("Count", "Keep"):
+                        done = theirs.ask(method)
+                        if done["up_bytes"] // clients != one["up_bytes"] // clients:
+                            raise SystemExit(f"the bare server has {done['up_bytes']:,} bytes")
+                        one[method] = done["secs_up"]
+                told.append(one)
+                print({k: v for k, v in one.items() if k != "acks"}, flush=True)
+        finally:
+            bare.close()
+    return told
+
+
+def told_rounds(clients: int, told: list[dict[str, Any]]) -> str:
+    """The table of `rounds`: medians over the rounds."""
+
+    def median(values: Iterator[float]) -> float:
+        return statistics.median(values)
+
+    whole = median(one["secs_tasks"] + one["secs_down"] + one["secs_up"] for one in told)
+    lines = [
+        f"| {clients} clients, {told[0]['up_bytes'] / clients / MB:.1f} MB each | s | MB/s "
+        "| of Muster's time |",
+        "| --- | --- | --- | --- |",
+    ]
+    ours = median(one["secs_up"] for one in told)
+    for name, key, size in (
+        ("all download the model", "secs_down", "down_bytes"),
+        ("all upload at once; synced, checked, folded, the next version made", "secs_up", "up_bytes"),
+        ("bare gRPC stream, bytes counted and dropped", "Count", "up_bytes"),
+        ("bare gRPC stream, written, hashed, synced", "Keep", "up_bytes"),
+    ):
+        secs = median(one[key] for one in told)
+        rate = median(one[size] / one[key] / MB for one in told)
+        part = "" if key.startswith("secs") else f"{median(one[key] / one['secs_up'] for one in told):.2f}"
+        lines.append(f"| {name} | {secs:.2f} | {rate:.0f} | {part} |")
+    acks = [secs for one in told for secs in one["acks"]]
+    lines += [
+        "",
+        f"{1 / whole:.3f} rounds a second ({len(told)} rounds, medians). Acknowledgements: median "
+        f"{quantile(acks, 0.5):.1f} s, the last after {ours:.1f} s. The server used "
+        f"{median(one['cpu'] for one in told):.1f} s of CPU while updates came; its peak was "
+        f"{max(one['peak'] for one in told) / MB:.0f} MB then, "
+        f"{max(one['peak_down'] for one in told) / MB:.0f} MB while models went out.",
+    ]
+    return "\n".join(lines)
+
+
+def memory(count: int) -> str:
+    """The server's peak by model and by clients."""
+    lines = [
+        "| model MB | clients | server's MB, waiting | while models go out | while updates come "
+        "| more than the smallest model's, in models |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for clients in (10, 50):
+        least = 0.0
+        for model in HIDDEN:
+            with (
+                serving(clients=clients, start_with=clients, hidden=HIDDEN[model], lease=120) as (
+                    server,
+                    address,
+                ),
+                swarm("rounds", address, clients) as ours,
+            ):
+                ours.answer()
+                waiting = server.status("VmRSS")
+                told = [one_round(ours, server) for _ in range(count)]
+            size = told[0]["up_bytes"] / clients
+            peak = max(max(one["peak"], one["peak_down"]) for one in told)
+            least = least or peak
+            down, up = (max(one[key] for one in told) for key in ("peak_down", "peak"))
+            more = f"{(peak - least) / size:.1f}" if model else ""
+            lines.append(
+                f"| {size / MB:.2f} | {clients} | {waiting / MB:.0f} | {down / MB:.0f} | {up / MB:.0f} "
+                f"| {more} |"
+            )
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures a part, prints and writes its table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("idle", "rounds", "memory"))
+    parser.add_argument("--clients", type=int, help="1,000 idle, 200 in rounds")
+    parser.add_argument("--model", type=int, default=10, choices=list(HIDDEN), help="MB")
+    parser.add_argument("--secs", type=float, default=30.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dry", action="store_true")
+    args = parser.parse_args()
+    if args.part == "idle":
+        found = idle(args.clients or 1000, args.secs)
+        for text in sorted(set(found["failed"]))[:5]:
+            print(text)
+        text = told_idle(found)
+    elif args.part == "rounds":
+        clients = args.clients or 200
+        text = told_rounds(clients, rounds(clients, args.model, args.rounds))
+    else:
+        text = memory(args.rounds)
+    print(text)
+    if not args.dry:
+        write_between(PAGE, f"load {args.part}", text)
+
+
+if __name__ == "__main__":
+    main()
