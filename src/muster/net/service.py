@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import os
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +31,7 @@ from .leases import FINISH, OVER, more_steps
 from .reports import REASONS, REPORTED, report_row
 from .roster import Member
 from .rpc import PIECE, agreed, pb
-from .spool import DamagedError
+from .spool import DamagedError, Incoming
 from .wire import WireError, codecs
 
 MAX_CONSUMED = 100_000
@@ -74,8 +73,8 @@ class Service:
             if "nonce" in entry.more
         )
         self._locks: dict[int, asyncio.Lock] = {}
-        self._awaited: dict[int, asyncio.Future[Any]] = {}
-        """By ticket, the part of an upload that is being waited for."""
+        self._awaited: dict[int, asyncio.Timeout] = {}
+        """By ticket, how long the part of an upload is waited for that has not come yet."""
         self._told: set[int] = set()
         self._admitted = 0.0
         self._joining = asyncio.Lock()
@@ -262,7 +261,7 @@ class Service:
         await self._check_nonce(member, request.ticket, request.nonce, context)
         if self._hub.conductor.is_out(member.client, request.ticket):
             if (awaited := self._awaited.get(request.ticket)) is not None:
-                awaited.cancel()
+                awaited.reschedule(asyncio.get_running_loop().time())
             async with self._locks.setdefault(request.ticket, asyncio.Lock()):
                 pass  # all that has come is written now
         return pb.HeldReply(offset=self._hub.spool.held(request.ticket))
@@ -309,10 +308,15 @@ class Service:
         held = spool.held(ticket)
         if not 0 <= head.offset <= held:
             return pb.UploadReply(status="damaged", why=f"{held:,} bytes are here, not {head.offset:,}")
-        if await self._receive(head, parts) < head.total_bytes:
+        incoming = await self._hub.with_space(spool.receive, ticket, head.offset)
+        try:
+            await self._receive(head, parts, incoming)
+        finally:  # a write may be under way in a thread, whose call was cancelled
+            await asyncio.to_thread(incoming.close)
+        if incoming.at < head.total_bytes:
             return pb.UploadReply(status="damaged", why="the upload ended early")
         try:
-            await self._hub.with_space(spool.finish, ticket, head.sha256)
+            await self._hub.with_space(spool.finish, ticket, incoming.sha256, head.sha256)
         except DamagedError as error:
             return pb.UploadReply(status="damaged", why=str(error))
         except WireError as error:
@@ -322,25 +326,26 @@ class Service:
             refusal = Refusal.BAD_WEIGHT
         return await self._take(member, head, refusal, REASONS.get(refusal, ""))
 
-    async def _receive(self, head: Any, parts: AsyncIterator[Any]) -> int:
-        """Writes the parts to the spool; returns how many bytes are there. What is too much is left out."""
-        at, stall = int(head.offset), self._hub.deploy.stall_secs
-        handle = self._hub.spool.receive(head.ticket, at)
-        try:
-            while at < head.total_bytes:
-                self._awaited[head.ticket] = asyncio.ensure_future(anext(aiter(parts), None))
-                part = await asyncio.wait_for(self._awaited[head.ticket], stall)
-                if part is None:
-                    break
-                data = memoryview(part.data)[: head.total_bytes - at]
-                while data:
-                    written = await self._hub.with_space(os.pwrite, handle, data, at)
-                    at, data = at + written, data[written:]
-                self._hub.heard[head.caller.client] = time.monotonic()
-        finally:
-            self._awaited.pop(head.ticket, None)
-            os.close(handle)
-        return at
+    async def _receive(self, head: Any, parts: AsyncIterator[Any], incoming: Incoming) -> None:
+        """Writes the parts to the spool. What is too much is left out.
+
+        Raises:
+            TimeoutError: Nothing has come for `stall_secs`, or the client goes on by another stream.
+        """
+        coming = aiter(parts)
+        while incoming.at < head.total_bytes:
+            try:
+                async with asyncio.timeout(self._hub.deploy.stall_secs) as awaited:
+                    self._awaited[head.ticket] = awaited
+                    part = await anext(coming, None)
+            finally:
+                self._awaited.pop(head.ticket, None)
+            if part is None:
+                break
+            data = memoryview(part.data)[: head.total_bytes - incoming.at]
+            del part  # half of what an upload holds in memory while it waits for its turn at the disk
+            await self._hub.with_space(incoming.write, data, incoming.at)
+            self._hub.heard[head.caller.client] = time.monotonic()
 
     async def _take(self, member: Member, head: Any, refusal: Refusal, why: str) -> Any:
         """Journals an arrival and acknowledges it; a refused update has arrived too, and weighs nothing."""

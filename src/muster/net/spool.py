@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,10 +17,49 @@ from muster.core.params import Vector
 from .wire import Layout, WireError, decompress, expand, mapped
 
 UPDATES = "updates"
+READ_BYTES = 1 << 20
+"""Of what is read again of an upload that goes on."""
 
 
 class DamagedError(Exception):
     """What was received does not have the hash that was announced: to be sent again."""
+
+
+class Incoming:
+    """An upload that is being written, and hashed as it comes: nothing is read again.
+
+    Args:
+        path: Its file; what lies behind `offset` is cut off.
+        offset: Where it goes on; what lies before it is read once, for the hash.
+
+    """
+
+    def __init__(self, path: Path, offset: int) -> None:
+        self.at, self._digest = offset, hashlib.sha256()
+        self._writing, self._closed = threading.Lock(), False
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(self._handle, offset)
+        for start in range(0, offset, READ_BYTES):
+            self._digest.update(os.pread(self._handle, min(READ_BYTES, offset - start), start))
+
+    def write(self, data: memoryview, at: int) -> None:
+        """Writes what comes at byte `at`; after an OSError the same call writes what is left of it."""
+        with self._writing:
+            while (left := data[self.at - at :]) and not self._closed:
+                written = os.pwrite(self._handle, left, self.at)
+                self._digest.update(left[:written])
+                self.at += written
+
+    @property
+    def sha256(self) -> str:
+        """Of all that is there."""
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Lets go of the file, after the write that is under way: its number may be another file's next."""
+        with self._writing:
+            self._closed = True
+            os.close(self._handle)
 
 
 class Spool:
@@ -57,24 +97,26 @@ class Spool:
         except FileNotFoundError:
             return 0
 
-    def receive(self, ticket: int, offset: int) -> int:
-        """A file descriptor to write an upload to from `offset` on; what lay behind it is cut off."""
-        handle = os.open(self._up(ticket), os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(handle, offset)
-        return handle
+    def receive(self, ticket: int, offset: int) -> Incoming:
+        """An upload, to be written from `offset` on."""
+        return Incoming(self._up(ticket), offset)
 
-    def finish(self, ticket: int, sha256: str) -> None:
-        """Checks a whole upload and writes its vectors out; they are on the disk when this returns.
+    def finish(self, ticket: int, found: str, sha256: str) -> None:
+        """Takes a whole upload and writes its vectors out; they are on the disk when this returns.
+
+        Args:
+            ticket: Whose it is.
+            found: The hash of what was received.
+            sha256: The hash that was announced.
 
         Raises:
-            DamagedError: The hash is another; the upload is forgotten.
+            DamagedError: They differ; the upload is forgotten.
             WireError: It is not an update of this run; it is forgotten too.
         """
         up, path = self._up(ticket), self.path(ticket)
         try:
-            with up.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise DamagedError(f"update {ticket} does not have the hash {sha256:.16}...")
+            if found != sha256:
+                raise DamagedError(f"update {ticket} does not have the hash {sha256:.16}...")
             if path != up:
                 self._write_out(up, path)
             else:
