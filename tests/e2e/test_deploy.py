@@ -62,6 +62,23 @@ def test_run_and_deploy_end_in_the_same_bits(name: str, shell: Any) -> None:
     assert deployed["num_tasks"] == simulated["num_tasks"]
 
 
+def test_a_run_whose_clients_all_fail_ends_and_says_where_to_look(shell: Any) -> None:
+    """Tasks that raise are quarantine, and quarantine ends a client."""
+    (shell.folder / "broken.py").write_text(
+        "import muster\nclass Broken(muster.Client):\n    def train(self, data, model, conf):\n        1 / 0\n"
+    )
+    (shell.folder / "job.yml").write_text(
+        "data: {name: digits, partition: {num_clients: 2}}\nmodel: logistic\nengine: {backend: numpy}\n"
+        "algorithm: {local: broken.py:Broken, pace: {cohort: 2}}\npopulation: always_on\nstop: {rounds: 3}\n"
+        "deploy: {quarantine_after: 1}\n"
+    )
+    out, err = shell("deploy", "job.yml", "--local", "2", "--insecure", "--out", "run", code=2)
+    assert "client-0 is in quarantine: 1 of its tasks in a row went wrong" in out + err
+    assert "no client is left, so the run cannot go on: client-0 ended with exit code 2; run.local/logs/" in err
+    log = (shell.folder / "run.local" / "logs" / "client-0.log").read_text()
+    assert log.count("ZeroDivisionError: division by zero") == 2  # of the task, and why it ends
+
+
 @pytest.mark.timeout(180)
 def test_a_server_killed_by_the_system_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:
     (tmp_path / "job.yml").write_text(JOB)

@@ -167,10 +167,19 @@ def test_6b_who_is_refused_three_times_in_a_row_is_put_into_quarantine(make: Mak
     rig = make(job_of(rounds=6, algorithm={"pace": {"cohort": 2}}, num_clients=2))
     Worker(rig, 1)
     bad = rig.client(0)
-    for task in bad:
-        send(bad, task, np.full(bad.spec.size, np.nan))
-    assert bad.ended.status == "quarantined"
-    assert "3 of its updates in a row were refused" in bad.ended.why
+    told = (
+        "client-0 is in quarantine: 3 of its tasks in a row went wrong (deploy.quarantine_after), the last: "
+        "its update was refused: it holds NaN or infinity"
+    )
+
+    def live() -> None:
+        for task in bad:
+            send(bad, task, np.full(bad.spec.size, np.nan))
+
+    with pytest.raises(UserError) as caught:
+        live()
+    assert str(caught.value) == f"{told}; it gets no more work in this run"
+    rig.until(lambda: f"{told}; 1 of 2 clients is left" in rig.said)
 
 
 @pytest.mark.parametrize(
@@ -461,6 +470,35 @@ def test_21_what_a_clients_code_raises_is_in_the_servers_log(make: Make, tmp_pat
     assert any("client-3 could not train task" in line and "ZeroDivisionError" in line for line in rig.said)
     assert [record.num_lost for record in rig.told] == [0, 1, 1]
     assert [record.num_accepted for record in rig.told] == [0, 3, 3]
+
+
+def test_21b_whose_training_fails_again_and_again_is_put_into_quarantine(make: Make, tmp_path: Path) -> None:
+    """Also by a server that is killed in between: what failed is in the journal."""
+    pace = {"cohort": 4, "min_start": 3}
+    deploy = {"quarantine_after": 4}
+    job = job_of(rounds=60, algorithm={"pace": pace}, deploy=deploy, track={"checkpoint_every": 1})
+    rig, failed = make(job), 0
+
+    def crash(task: Task) -> str:
+        nonlocal failed
+        failed += 1
+        if failed != 2:  # four in a row are too many; one that trains in between begins the count anew
+            task.fail(ZeroDivisionError(f"no examples, {failed}"))
+            return "leave out"
+        return "train"
+
+    workers = crowd(rig, {3: crash})
+    rig.until(lambda: failed >= 4)
+    rig.kill()
+    rig = make(job, port=rig.port)
+    rig.wait()
+    workers[3].thread.join(10)
+    assert failed == 6
+    assert str(workers[3].error).startswith(
+        "client-3 is in quarantine: 4 of its tasks in a row went wrong (deploy.quarantine_after), the last: "
+        "ZeroDivisionError: no examples, 6;"
+    )
+    assert {record.num_accepted for record in rig.told[-10:]} == {3}
 
 
 def test_22_an_old_client_is_told_how_to_upgrade(make: Make, tmp_path: Path) -> None:

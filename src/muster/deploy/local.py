@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from muster.core.errors import JobError, UserError
 from muster.job import Job, num_clients
+from muster.track.folder import to_stderr
 
 from .server import Listen, serve
 
@@ -50,10 +52,15 @@ def deploy(
     crowd = Crowd(side, num, certs)
     try:
         listen = Listen(port=0, certs=certs, insecure=insecure)
-        summary = serve(job, out, listen, json=json, conf=conf, ready=crowd.start)
+        summary = serve(job, out, listen, json=json, conf=conf, ready=crowd.start, deserted=crowd.gone)
         crowd.wait(END_SECS)
     finally:
         crowd.kill()
+    if summary["status"] != "interrupted":
+        for line in crowd.failed():
+            to_stderr(line)
+    elif crowd.gone():
+        raise UserError(f"no client is left, so the run cannot go on: {'; '.join(crowd.failed())}")
     return summary
 
 
@@ -90,21 +97,25 @@ class Crowd:
                 )
             self.processes.append(process)
 
-    def wait(self, secs: float) -> None:
-        """Returns when all have ended, or after `secs`.
+    def gone(self) -> bool:
+        """Whether all that were started have ended."""
+        return bool(self.processes) and all(process.poll() is not None for process in self.processes)
 
-        Raises:
-            UserError: One ended with an error; its log says which.
-        """
+    def failed(self) -> list[str]:
+        """A line about each that has ended with an error; its log says which."""
+        codes = [(NAME.format(number), process.poll()) for number, process in enumerate(self.processes)]
+        return [
+            f"{name} ended with exit code {code}; {self._folder / LOGS / name}.log says why"
+            for name, code in codes
+            if code and code > 0
+        ]
+
+    def wait(self, secs: float) -> None:
+        """Returns when all have ended, or after `secs`."""
         until = time.monotonic() + secs
-        for number, process in enumerate(self.processes):
-            try:
-                code = process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                continue
-            if code:
-                log = self._folder / LOGS / f"{NAME.format(number)}.log"
-                raise UserError(f"{NAME.format(number)} ended with exit code {code}; {log} says why")
+        for process in self.processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
 
     def kill(self) -> None:
         """Ends those that are left."""

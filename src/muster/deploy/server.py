@@ -113,6 +113,7 @@ def serve(
     json: bool = False,
     conf: str = "",
     ready: Callable[[int], None] = lambda port: None,
+    deserted: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Serves a job to its end; a run folder that holds an unfinished run of it is gone on with.
 
@@ -123,6 +124,7 @@ def serve(
         json: Keep stdout free.
         conf: The job file as the user named it.
         ready: Told the port, once clients can join.
+        deserted: Whether no client can come any more: then the run is interrupted.
 
     Returns:
         The summary as JSON data.
@@ -151,7 +153,7 @@ def serve(
         made, began = take_up(make, folder.path, console.say) if again else (make(), 0)
         journal = Journal(folder.path)
         try:
-            return _conduct(job, folder, made, journal, began, listen, console, conf, ready, again)
+            return _conduct(job, folder, made, journal, began, listen, console, conf, ready, deserted, again)
         finally:
             journal.close()
             made.plane.close()
@@ -183,6 +185,7 @@ def _conduct(
     console: Any,
     conf: str,
     ready: Callable[[int], None],
+    deserted: Callable[[], bool],
     again: bool,
 ) -> dict[str, Any]:
     tally, version = Tally(target_of(job)), made.conductor.state.version
@@ -203,7 +206,9 @@ def _conduct(
         folder.log(line)
 
     keeper = Keeper(job, folder.path, made, sinks, tally, saved=first - 1 if again else 0)
-    interrupted = asyncio.run(_serve(job, folder.path, made, journal, began, listen, keeper, say, ready))
+    interrupted = asyncio.run(
+        _serve(job, folder.path, made, journal, began, listen, keeper, say, ready, deserted)
+    )
     ended = made.conductor.ended
     write_model(folder.path / MODEL, made.spec, made.plane.result)
     status, why = "interrupted", "it was interrupted; the same command goes on with it"
@@ -226,6 +231,7 @@ async def _serve(
     keeper: Keeper,
     say: Say,
     ready: Callable[[int], None],
+    deserted: Callable[[], bool],
 ) -> bool:
     """Listens until the run has ended; returns whether it was interrupted instead."""
     from muster.net.hub import Hub
@@ -262,6 +268,7 @@ async def _serve(
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
     live = asyncio.create_task(_live(hub, folder, errors))
     ready(port)
+    watch = asyncio.create_task(_watch(deserted, stop))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
     interrupted = not work.done()
@@ -269,8 +276,8 @@ async def _serve(
         work.cancel()
     else:
         await service.farewell(job.deploy.call_secs)
-    stopping.cancel()
-    live.cancel()
+    for task in (stopping, live, watch):
+        task.cancel()
     with suppress(asyncio.CancelledError):
         await work
     if states is not None:
@@ -279,6 +286,13 @@ async def _serve(
             await states
     await server.stop(1.0)
     return interrupted
+
+
+async def _watch(deserted: Callable[[], bool], stop: asyncio.Event) -> None:
+    """Stops a run to which no client can come any more."""
+    while not deserted():
+        await asyncio.sleep(0.5)
+    stop.set()
 
 
 async def _live(hub: Any, folder: Path, errors: list[str]) -> None:

@@ -250,7 +250,7 @@ class Client:
         """The next task, when there is one; None: the run has ended.
 
         Raises:
-            UserError: The server refuses, or is not reached.
+            UserError: The server refuses, is not reached, or has put this client into quarantine.
         """
         if self._caller is None:
             self.join()
@@ -298,6 +298,8 @@ class Client:
             kind = reply.WhichOneof("next")
             if kind == "ended":
                 self.ended = reply.ended
+                if self.ended.status == "quarantined":
+                    raise UserError(f"{self.ended.why}; it gets no more work in this run")
                 return None
             if kind == "task":
                 return reply.task

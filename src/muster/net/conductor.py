@@ -37,6 +37,7 @@ from muster.core.tables import (
     Kind,
     Measure,
     Reason,
+    Refusal,
     Stop,
     Table,
     Train,
@@ -47,6 +48,7 @@ from muster.core.tables import (
 )
 
 from .journal import Entry, Note
+from .reports import REASONS
 from .roster import Roster
 
 WAIT_NS = 60 * SECOND
@@ -190,7 +192,11 @@ class Conductor:
             if "measured" in entry.more:
                 self._ledger.num_measured += 1
             else:
-                self.roster.judge(entry.client, bool(entry.more["refused"]))
+                refusal = Refusal(entry.more["refused"])
+                fault = f"its update was refused: {REASONS[refusal]}" if refusal else ""
+                self._judge(entry.client, fault)
+        elif entry.kind == Kind.LOST and "failed" in entry.more and self.is_out(entry.client, entry.ticket):
+            self._judge(entry.client, entry.more["failed"])
         elif entry.kind == Kind.STARTED:
             self.begun = True
             self._evaluate(0)
@@ -202,6 +208,18 @@ class Conductor:
             self._make_version()
         if self.ended is not None:
             self._close()
+
+    def _judge(self, client: int, fault: str) -> None:
+        """Counts what came of a task; who is put into quarantine is told."""
+        if not self.roster.judge(client, fault):
+            return
+        member, left = self.roster.members[client], len(self.roster.present())
+        verb = "is" if left == 1 else "are"
+        self.warnings.append(
+            f"{member.name} is in quarantine: {member.quarantined}; {left} of {self.roster.num_clients} "
+            f"clients {verb} left"
+        )
+        self.touched.add(client)
 
     @property
     def over(self) -> bool:

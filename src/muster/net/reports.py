@@ -11,6 +11,7 @@ from muster.core.tables import REPORT, Refusal, Table, rows
 
 REPORTED = ("num_examples", "num_steps", "loss", "loss_sq_mean", "loss_before", "secs")
 REASONS: Mapping[Refusal, str] = {
+    Refusal.WRONG_SHAPE: "it is no update of this model",
     Refusal.NON_FINITE: "it holds NaN or infinity",
     Refusal.TOO_LARGE: "a coordinate is beyond 1,024",
     Refusal.BAD_WEIGHT: "its weight is negative, or more than its client's examples allow",

@@ -25,7 +25,7 @@ class Member:
     num_examples: int = 0
     present: bool = False
     refused: int = 0
-    """Updates refused in a row."""
+    """Tasks in a row whose update was refused, or whose training failed."""
     quarantined: str = ""
     """Why it gets no more work; empty if it does."""
 
@@ -38,7 +38,7 @@ class Roster:
         num_clients: Rows of the population.
         names: Of the data's natural clients, by row; empty if they have none.
         secret: Of the run: sessions and nonces are made from it, so that none has to be kept.
-        quarantine_after: Updates refused in a row that put a client into quarantine.
+        quarantine_after: Tasks in a row, failed or refused, that put a client into quarantine.
 
     """
 
@@ -82,12 +82,18 @@ class Roster:
         member.instance, member.num_examples = more["instance"], int(more["num_examples"])
         member.present = True
 
-    def judge(self, client: int, refused: bool) -> None:
-        """Counts an update of a client, which is put into quarantine for too many refused ones."""
+    def judge(self, client: int, fault: str) -> bool:
+        """Counts what came of a client's task; returns whether that puts it into quarantine.
+
+        `fault` says what was wrong with it; empty: nothing.
+        """
         member = self.members[client]
-        member.refused = member.refused + 1 if refused else 0
-        if member.refused >= self.quarantine_after and not member.quarantined:
-            member.quarantined = f"{member.refused} of its updates in a row were refused"
+        member.refused = member.refused + 1 if fault else 0
+        if member.refused < self.quarantine_after or member.quarantined:
+            return False
+        count = f"{member.refused} of its tasks in a row went wrong (deploy.quarantine_after)"
+        member.quarantined = f"{count}, the last: {fault}"
+        return True
 
     def session(self, member: Member) -> bytes:
         """What shows that a call comes from this process of this client."""

@@ -414,7 +414,11 @@ class Service:
                 f"{request.traceback[:MAX_TEXT]}".rstrip()
             )
             await self._hub.submit(
-                Kind.LOST, client=member.client, ticket=request.ticket, reason=Reason.DROPPED
+                Kind.LOST,
+                client=member.client,
+                ticket=request.ticket,
+                reason=Reason.DROPPED,
+                more={"failed": request.error[:500] or "it failed"},
             )
         return pb.FailReply()
 

@@ -30,7 +30,7 @@ class Deploy(Part):
     keep_updates: bool = False
     """Keep every update on disk, so that `muster replay` can begin at version 0."""
     quarantine_after: int = 3
-    """Refused updates in a row after which a client gets no more work."""
+    """Tasks in a row, refused or failed in training, after which a client gets no more work."""
     norm_warning: float = 10.0
     """Warn of an accepted update whose norm is more than so many times the median of its version."""
     joins_per_sec: int = 250
