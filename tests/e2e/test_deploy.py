@@ -65,7 +65,7 @@ def test_run_and_deploy_end_in_the_same_bits(name: str, shell: Any) -> None:
 def test_a_run_whose_clients_all_fail_ends_and_says_where_to_look(shell: Any) -> None:
     """Tasks that raise are quarantine, and quarantine ends a client."""
     (shell.folder / "broken.py").write_text(
-        "import muster\nclass Broken(muster.Client):\n    def train(self, data, model, conf):\n        1 / 0\n"
+        "import muster\nclass Broken(muster.Client):\n    def train(self, *_):\n        1 / 0\n"
     )
     (shell.folder / "job.yml").write_text(
         "data: {name: digits, partition: {num_clients: 2}}\nmodel: logistic\nengine: {backend: numpy}\n"
@@ -74,7 +74,9 @@ def test_a_run_whose_clients_all_fail_ends_and_says_where_to_look(shell: Any) ->
     )
     out, err = shell("deploy", "job.yml", "--local", "2", "--insecure", "--out", "run", code=2)
     assert "client-0 is in quarantine: 1 of its tasks in a row went wrong" in out + err
-    assert "no client is left, so the run cannot go on: client-0 ended with exit code 2; run.local/logs/" in err
+    assert (
+        "no client is left, so the run cannot go on: client-0 ended with exit code 2; run.local/logs/" in err
+    )
     log = (shell.folder / "run.local" / "logs" / "client-0.log").read_text()
     assert log.count("ZeroDivisionError: division by zero") == 2  # of the task, and why it ends
 
