@@ -239,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("way", choices=WAYS)
     parser.add_argument("work", choices=("A", "B", "C", "D"))
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rounds", type=int, help="that are timed, after one that warms up")
     args = parser.parse_args()
     loop = args.way.removesuffix("2")
     if loop != "torch" and args.work != "B":
@@ -247,17 +247,16 @@ def main() -> None:
     work = workload(args.work)
     train = (one_process if loop == args.way else two_processes)(loop, args.work, work)
     secs, cpu = [], []
-    for number in range(args.rounds or work.rounds):
+    for number in range(1 + (args.rounds or work.rounds)):
         wall, mine = time.perf_counter(), time.process_time()
         others = train(work.cohort(number))
         secs.append(time.perf_counter() - wall)
         cpu.append(time.process_time() - mine + others)
-    kept = slice(1, None) if len(secs) > 1 else slice(None)  # the first compiles and warms up
     told = {
         "peer": f"bare {args.way}",
         "work": args.work,
-        "secs": float(np.median(secs[kept])),
-        "cpu_secs": float(np.median(cpu[kept])),
+        "secs": float(np.median(secs[1:])),
+        "cpu_secs": float(np.median(cpu[1:])),
         "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     print(json.dumps(told))

@@ -1,4 +1,4 @@
-"""One run of a benchmark's script in a process of its own, on one thread; its last line is its figures."""
+"""One run of a benchmark's script in a process of its own; its last line is its figures."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ class FailedError(Exception):
     """A run that ended badly or told no figures; with the last lines that it wrote."""
 
 
-def once(command: Sequence[str], more: Mapping[str, str] | None = None) -> dict[str, Any]:
+def once(
+    command: Sequence[str], more: Mapping[str, str] | None = None, one_thread: bool = True
+) -> dict[str, Any]:
     """Runs a command and reads the last line of JSON that it prints.
 
     Args:
         command: Interpreter, script and arguments.
-        more: Environment variables beside those that keep it to one thread.
+        more: Environment variables to add.
+        one_thread: Whether others are added that keep it to one thread a process.
 
     Raises:
         FailedError: It ended with another code than 0, or printed no such line.
 
     """
-    done = subprocess.run(
-        command, env={**os.environ, **ONE_THREAD, **(more or {})}, capture_output=True, text=True
-    )
+    threads = ONE_THREAD if one_thread else {}
+    kept = {name: value for name, value in os.environ.items() if one_thread or name not in ONE_THREAD}
+    done = subprocess.run(command, env={**kept, **threads, **(more or {})}, capture_output=True, text=True)
     figures = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not figures:
         raise FailedError("\n".join((done.stdout + done.stderr).splitlines()[-15:]))

@@ -9,13 +9,12 @@ than its CPU seconds, others had the machine. Writes the table to docs/benchmark
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 from marked import write_between
+from one_run import once
 
 HERE = Path(__file__).resolve().parent
 WAYS = {
@@ -26,16 +25,6 @@ WAYS = {
 }
 
 
-def once(way: str, rounds: int) -> dict[str, float]:
-    """One run's figures."""
-    script, *args = WAYS[way]
-    command = [sys.executable, str(HERE / script), *args, "--rounds", str(rounds)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    print(way, told, flush=True)
-    return told
-
-
 def main() -> None:
     """Prints and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -44,12 +33,14 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(args.turns):
-        for way in WAYS:
-            found[way].append(once(way, args.rounds))
-    secs = {way: statistics.median(each["secs"] for each in told) for way, told in found.items()}
+        for way, (script, *more) in WAYS.items():
+            told = once([sys.executable, str(HERE / script), *more, "--rounds", str(args.rounds)])
+            print(way, told, flush=True)
+            found[way].append(told)
+    secs = {way: statistics.median(each["secs"] for each in runs) for way, runs in found.items()}
     lines = ["| work A | s a round | CPU s a round | faster than with one |", "| --- | --- | --- | --- |"]
-    for way, told in found.items():
-        cpu = statistics.median(each["cpu_secs"] for each in told)
+    for way, runs in found.items():
+        cpu = statistics.median(each["cpu_secs"] for each in runs)
         one = secs["Muster, 1 worker" if way.startswith("Muster") else "bare loop, 1 process"]
         lines.append(f"| {way} | {secs[way]:.2f} | {cpu:.2f} | {one / secs[way]:.2f} |")
     print("\n".join(lines))

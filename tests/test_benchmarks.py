@@ -1,5 +1,7 @@
 """The benchmarks of the engine run, on a work that is cut to a few clients: that, not how fast."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -45,3 +47,34 @@ def test_a_million_clients_cut_to_two_hundred(tmp_path, monkeypatch):
 def test_the_spill_benchmark_finds_the_median(tmp_path):
     found = loaded("spill").run(7, 5000, tmp_path)
     assert min(found.values()) > 0 and not list(tmp_path.iterdir())
+
+
+def test_peak_memory_is_that_of_a_process_and_its_children():
+    holds = "x = bytearray(b'1') * (80 << 20)"
+    parent = f"import subprocess, sys; {holds}; subprocess.run([sys.executable, '-c', {holds!r}])"
+    found = loaded("memory").peak([sys.executable, "-c", parent])
+    assert 160 << 20 < found < 260 << 20
+
+
+def test_the_scaling_table_is_by_medians_of_alternated_runs(monkeypatch):
+    scaling, written, asked = loaded("scaling"), [], []
+    secs = {"peers/peer_muster.py": {"1": 6.0, "2": 3.0}, "bare.py": {"torch": 5.0, "torch2": 4.0}}
+
+    def once(command):
+        script = next(name for name in secs if command[1].endswith(name))
+        way = next(secs[script][arg] for arg in command if arg in secs[script])
+        asked.append(way)
+        return {"secs": way, "cpu_secs": 5.5}
+
+    monkeypatch.setattr(scaling, "once", once)
+    monkeypatch.setattr(scaling, "write_between", lambda path, name, text: written.append((name, text)))
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--turns", "2", "--rounds", "1"])
+    scaling.main()
+    assert asked == [6.0, 3.0, 5.0, 4.0] * 2
+    ((name, text),) = written
+    assert name == "scaling" and text.splitlines()[2:] == [
+        "| Muster, 1 worker | 6.00 | 5.50 | 1.00 |",
+        "| Muster, 2 workers | 3.00 | 5.50 | 2.00 |",
+        "| bare loop, 1 process | 5.00 | 5.50 | 1.00 |",
+        "| bare loop, 2 processes | 4.00 | 5.50 | 1.25 |",
+    ]

@@ -1,6 +1,9 @@
-"""Muster and other platforms on works A and B, in turn, on one thread each; writes docs/benchmarks.md.
+"""Muster and other platforms on works A and B, in turn; writes docs/benchmarks.md.
 
-    python benchmarks/peers/compare.py [--works A B] [--peers fedjax pfl ...] [--rounds N] [--times N]
+    python benchmarks/peers/compare.py [--cores 2] [--works A B] [--peers fedjax pfl ...] [--times N]
+
+With one core everybody has one thread; with two everybody uses both in its own way, by its own defaults
+(Muster: two workers). Each has a table of its own.
 
 Each peer lives in a virtual environment of its own under --folder, made when it is missing; `--install`
 makes them and measures nothing. Every figure is kept in the folder, and a call goes on where the last one
@@ -110,11 +113,13 @@ def missing(kept: Kept, works: list[str], peers: list[str], times: int) -> Itera
                     yield work, peer, turn
 
 
-def measure(peer: str, work: str, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(peer: str, work: str, rounds: int, folder: Path, cores: int) -> dict[str, Any]:
     """One run's figures, or why there are none."""
     try:
-        script = str(HERE / f"peer_{peer}.py")
-        return once([python_of(peer, folder), script, work, "--rounds", str(rounds)], BESIDE)
+        command = [python_of(peer, folder), str(HERE / f"peer_{peer}.py"), work, "--rounds", str(rounds)]
+        if peer == "muster":
+            command += ["--workers", str(cores)]
+        return once(command, BESIDE, one_thread=cores == 1 or peer == "muster")
     except NotInstalledError as error:
         return {"peer": peer, "work": work, "failed": f"cannot be installed: {error}"}
     except FailedError as error:
@@ -158,9 +163,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--cores", type=int, default=2, choices=(1, 2))
     parser.add_argument("--works", nargs="+", default=["A", "B"])
     parser.add_argument("--peers", nargs="*", default=list(INSTALLS), choices=list(INSTALLS))
-    parser.add_argument("--rounds", type=int, default=3, help="of each run; the first is not counted")
+    parser.add_argument("--rounds", type=int, default=2, help="of each run that are timed")
     parser.add_argument("--times", type=int, default=3, help="runs of each")
     parser.add_argument("--secs", type=float, default=float("inf"), help="begins no run after so long")
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache/muster-peers")
@@ -177,15 +183,15 @@ def main() -> None:
             except NotInstalledError as error:
                 print(f"{peer} cannot be installed: {error}")
         return
-    kept, until = Kept(args.folder / "figures.jsonl"), time.monotonic() + args.secs
+    kept, until = Kept(args.folder / f"figures-{args.cores}.jsonl"), time.monotonic() + args.secs
     kept.drop(args.again)
     for work, peer, turn in missing(kept, args.works, args.peers, args.times):
         if time.monotonic() > until:
             break
-        kept.add({**measure(peer, work, args.rounds, args.folder), "turn": turn})
+        kept.add({**measure(peer, work, args.rounds, args.folder, args.cores), "turn": turn})
         print(json.dumps(kept.read()[-1])[:300], flush=True)
     print(found := table(kept.read()))
-    write_between(HERE.parent.parent / "docs/benchmarks.md", "peers", found)
+    write_between(HERE.parent.parent / "docs/benchmarks.md", f"peers, {args.cores} cores", found)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main() -> None:
     """Runs and prints one line of JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work", choices=("A", "B"))
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rounds", type=int, help="that are timed, after one that warms up")
     args = parser.parse_args()
     os.environ["MUSTER_PEER_WORK"] = args.work
     work = workload(args.work)
@@ -77,7 +77,8 @@ def main() -> None:
     @server_app.main()
     def serve(grid: Grid, context: Context) -> None:
         arrays = ArrayRecord(model(args.work).state_dict())
-        strategy.start(grid, arrays, num_rounds=args.rounds or work.rounds, train_config=ConfigRecord())
+        rounds = 1 + (args.rounds or work.rounds)
+        strategy.start(grid, arrays, num_rounds=rounds, train_config=ConfigRecord())
 
     run_simulation(
         server_app,
@@ -90,7 +91,7 @@ def main() -> None:
     )
     me = psutil.Process()
     rss = sum(p.memory_info().rss for p in [me, *me.children(recursive=True)]) / 2**20
-    secs = float(np.median(strategy.times[1:] or strategy.times))
+    secs = float(np.median(strategy.times[1:]))
     print(json.dumps({"peer": "flower", "work": args.work, "secs": secs, "cpu_secs": None, "rss_mb": rss}))
 
 

@@ -56,7 +56,7 @@ def main() -> None:
     """Runs and prints one line of JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work", choices=("A", "B", "C", "D"))
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rounds", type=int, help="that are timed, after one that warms up")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--engine", type=json.loads, default={}, help="settings of the job's engine, in JSON")
     parser.add_argument("--per-round", type=int, help="clients a round, if not the work's own")
@@ -64,7 +64,7 @@ def main() -> None:
     work = workload(args.work)
     if args.per_round:
         work = replace(work, per_round=args.per_round)
-    rounds = args.rounds or work.rounds
+    rounds = 1 + (args.rounds or work.rounds) + 1  # the last one is evaluated, and not counted
     models = {name: f"{HERE}/torch_models.py:Work{name}" for name in "AC"}
     models |= {"B": {"name": "mlp", "hidden": [64]}, "D": {"name": "convnet2"}}
     local = {"lr": work.lr, "clip_norm": work.clip_norm}
@@ -85,12 +85,12 @@ def main() -> None:
         walls.append(record.wall_secs)
         cpus.append(cpu_secs())
     cpus = np.diff(cpus).tolist()
-    secs = np.diff(walls)[1:-1] if rounds > 2 else np.diff(walls)  # the last one is evaluated
+    secs = np.diff(walls)[1:-1]
     told = {
         "peer": "muster",
         "work": args.work,
         "secs": float(np.median(secs)),
-        "cpu_secs": float(np.median(cpus[2:-1] if rounds > 2 else cpus[1:])),
+        "cpu_secs": float(np.median(cpus[2:-1])),
         "rss_mb": run.summary.peak_rss_bytes / 2**20,
     }
     print(json.dumps(told))

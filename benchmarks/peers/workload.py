@@ -84,22 +84,21 @@ def measure(peer: str, prepare: Callable[[str, Workload], Callable[[list[int]], 
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("work", choices=("A", "B"))
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rounds", type=int, help="that are timed, after one that warms up")
     args = parser.parse_args()
     work = workload(args.work)
     train = prepare(args.work, work)
     secs, cpu = [], []
-    for number in range(args.rounds or work.rounds):
+    for number in range(1 + (args.rounds or work.rounds)):
         wall_before, cpu_before = time.perf_counter(), time.process_time()
         train(work.cohort(number))
         secs.append(time.perf_counter() - wall_before)
         cpu.append(time.process_time() - cpu_before)
-    kept = slice(1, None) if len(secs) > 1 else slice(None)  # the first compiles and warms up
     told = {
         "peer": peer,
         "work": args.work,
-        "secs": float(np.median(secs[kept])),
-        "cpu_secs": float(np.median(cpu[kept])),
+        "secs": float(np.median(secs[1:])),
+        "cpu_secs": float(np.median(cpu[1:])),
         "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     print(json.dumps(told))

@@ -33,9 +33,10 @@ class Engine(Part):
     many fit into the processor's cache, if the local rule is one for clients side by side."""
     chunk: int | Literal["auto"] = "auto"
     """Clients of a cohort that train together; `auto` goes by the size of the model."""
-    gradients: Literal["auto", "plain", "factored"] = "auto"
-    """In torch: whether the gradients of wide linear layers stay two thin factors. `auto` where the local
-    rule is SGD without momentum or weight decay, and the batch is small beside the layer."""
+    gradients: Literal["auto", "plain", "fused", "factored"] = "auto"
+    """In torch: `plain` writes the gradient of the whole model; `fused`, where the local rule is SGD without
+    momentum or weight decay, subtracts each tensor's as it is made; `factored` is fused, and the gradients of
+    linear layers that are wide beside the batch stay two thin factors. `auto`: the last that can be."""
     workers: int | Literal["auto"] = "auto"
     """Processes that train clients side by side; the result is the same for any number of them."""
     max_worker_mb: int | Literal["auto"] = "auto"
@@ -45,7 +46,7 @@ class Engine(Part):
     def __post_init__(self) -> None:
         self.check_choice("backend", ("auto", "torch", "numpy", "jax"))
         self.check_choice("mode", ("auto", "sequential", "cohort"))
-        self.check_choice("gradients", ("auto", "plain", "factored"))
+        self.check_choice("gradients", ("auto", "plain", "fused", "factored"))
         for name in ("chunk", "workers", "max_worker_mb"):
             value = getattr(self, name)
             if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

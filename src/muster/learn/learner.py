@@ -12,8 +12,9 @@ from muster.core.examples import Examples
 from muster.core.params import ParamSpec, Vector
 from muster.core.work import Steps
 
-Gradients: TypeAlias = Literal["auto", "plain", "factored"]
-"""Whether weight gradients are written out, or kept as factors where that pays; `auto` where it pays."""
+Gradients: TypeAlias = Literal["auto", "plain", "fused", "factored"]
+"""`plain`: as one vector, for any rule; `fused`: subtracted tensor by tensor as the backward pass leaves
+them; `factored`: fused, and those of wide linear layers kept as factors. `auto`: the last that can be."""
 Sent: TypeAlias = Mapping[str, Vector]
 Matrix: TypeAlias = npt.NDArray[np.float32]
 Stack: TypeAlias = npt.NDArray[np.float32]
@@ -57,10 +58,8 @@ class Learner(Protocol):
 
     spec: ParamSpec
 
-    @property
-    def gradients(self) -> Gradients:
-        """How the weights' gradients are made: `plain` or `factored`."""
-        ...
+    gradients: Gradients
+    """How the weights' gradients are made; not `auto`."""
 
     def initial(self, seed: int) -> Vector:
         """The untrained model, f32[spec.size]; depends on the seed only."""

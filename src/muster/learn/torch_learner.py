@@ -24,7 +24,7 @@ from muster.tasks.task import Task
 
 from .client import ClientData, OwnClient, run_client
 from .descent import descend, to_arrays
-from .factored import Factored, steps_along, wide_layers
+from .fused import Fused, steps_along, wide_layers
 from .learner import Gradients, Learner, Matrix, Scores, Sent, Trained
 from .torch_module import FlatModule, build, lone_example, named_floats, seeded
 
@@ -48,23 +48,22 @@ class TorchLearner(Learner):
     ) -> None:
         torch.set_num_threads(1)  # a worker per core is faster, and the same bits on every machine size
         self._model, self._task, self._facts, self._local, self._work = model, task, facts, local, work
-        self._flat = FlatModule(build(model, task, facts, 0))
+        along = gradients != "plain" and not isinstance(local, OwnClient) and steps_along(local)
+        self._flat = FlatModule(build(model, task, facts, 0), graded=not along)
         self.spec = self._flat.spec
-        self._factored: Factored | None = None
-        if gradients != "plain" and not isinstance(local, OwnClient) and steps_along(local):
+        layers = []
+        if along and gradients != "fused":
             blank = torch.from_numpy(task.blank(facts, 2))
             layers = wide_layers(self._flat.module, blank, work.batch_size)
-            self._factored = Factored(self._flat, layers) if layers else None
-        if gradients == "factored" and self._factored is None:
-            raise UserError(
-                "engine.gradients is factored, but must be auto or plain: factors are for plain SGD, and for "
-                "models with linear layers that are wide beside train.batch_size"
-            )
-
-    @property
-    def gradients(self) -> Gradients:
+        self._fused = Fused(self._flat, layers) if along else None
+        self.gradients: Gradients = "factored" if layers else "fused" if along else "plain"
         """How the weights' gradients are made."""
-        return "plain" if self._factored is None else "factored"
+        if gradients not in ("auto", self.gradients):
+            raise UserError(
+                f"engine.gradients is {gradients}, but must be auto or {self.gradients}: fused steps are for "
+                "SGD without momentum or weight decay, and factors besides for models with linear layers "
+                "that are wide beside train.batch_size"
+            )
 
     def initial(self, seed: int) -> Vector:
         """The untrained model, f32[spec.size]; depends on the seed only."""
@@ -92,22 +91,22 @@ class TorchLearner(Learner):
         up[:] = 0
         if not len(examples):
             return Trained(0, 0.0, 0.0)
-        flat, local, trained, factored = self._flat, self._local, self.spec.trained, self._factored
+        flat, local, trained, fused = self._flat, self._local, self.spec.trained, self._fused
         flat.load(sent["model"])
         flat.module.train()
         before = {name: _shared(vector)[:trained] for name, vector in sent.items()}
         mine = None if kept is None else {name: torch.from_numpy(np.array(v)) for name, v in kept.items()}
 
         def backward(index: npt.NDArray[np.int64]) -> Tensor:
-            if factored is None:
+            if fused is None:
                 flat.gradient.zero_()
             else:
-                factored.clear()
+                fused.clear()
             loss = self._loss(examples, index)
             loss.mean().backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 
-        step = None if factored is None else partial(factored.step, local)
+        step = None if fused is None else partial(fused.step, local)
         with seeded(int(rng.integers(2**63))):
             params = flat.vector[:trained]
             ups, state, each = descend(local, params, flat.gradient, before, mine, batches, backward, step)

@@ -117,15 +117,16 @@ class FlatModule:
     """One module and the flat vectors that its parameters, float buffers and gradients are views of.
 
     `vector` f32[spec.size] and `gradient` f32[spec.trained] are torch tensors; `array` is `vector` as NumPy.
+    Without `graded` gradients are where torch puts them, and `gradient` stands in as f32[1].
     What does not travel (integer buffers such as BatchNorm's count of batches) begins anew for each client.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, graded: bool = True) -> None:
         listed = list(named_floats(module))
         self.module = module
         self.spec = ParamSpec.of((name, tuple(tensor.shape), kind) for name, tensor, kind in listed)
         self.vector = torch.zeros(self.spec.size)
-        self.gradient = torch.zeros(self.spec.trained)
+        self.gradient = torch.zeros(self.spec.trained if graded else 1)
         self.array: Vector = self.vector.numpy()
         self.norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
         views, tensors = self.spec.views(self.vector), {name: tensor for name, tensor, _ in listed}
@@ -133,7 +134,7 @@ class FlatModule:
             views[name].copy_(tensor.detach())
             tensor.data = views[name]
         for entry in self.spec.entries:
-            if entry.kind != "statistic":
+            if graded and entry.kind != "statistic":
                 part = self.gradient[entry.offset : entry.offset + entry.size]
                 tensors[entry.name].grad = part.view(entry.shape)
         buffers = list(module.named_buffers())

@@ -1,9 +1,10 @@
-"""Linear layers whose weight gradient is never written out, for rules that step along the gradient.
+"""Steps along the gradient with no gradient of the whole model, for rules that only step along it.
 
-At a small batch a wide layer is bound by memory: the gradient of a [2048, 3136] weight is 26 MB, written,
-added to, measured, scaled and subtracted each step. It is the product of two thin matrices, δᵀ x, and all
-that plain SGD needs of it has a form in them: its norm, ‖δᵀx‖² = Σ (δδᵀ)∘(xxᵀ), and the step, W ← W - s δᵀx,
-which a matrix product adds straight into the weight.
+Each tensor's gradient is taken as the backward pass leaves it, and subtracted in one pass; no flat gradient
+is zeroed, added to, scaled and subtracted. Of wide linear layers the weight's gradient is not even written
+out: at a small batch such a layer is bound by memory, as the gradient of a [2048, 3136] weight is 26 MB. It
+is the product of two thin matrices, δᵀ x, and all that plain SGD needs of it has a form in them: its norm,
+‖δᵀx‖² = Σ (δδᵀ)∘(xxᵀ), and the step, W ← W - s δᵀx, which a matrix product adds straight into the weight.
 """
 
 from __future__ import annotations
@@ -84,39 +85,40 @@ def _forward(layer: nn.Linear, pairs: Pairs, x: Tensor) -> Tensor:
     return made
 
 
-class Factored:
+class Fused:
     """Takes the place of the flat gradient of a module.
 
     Args:
-        flat: The module; the layers' forward passes are replaced.
+        flat: The module, without a gradient of its own; the layers' forward passes are replaced.
         layers: From `wide_layers`.
 
     """
 
     def __init__(self, flat: FlatModule, layers: list[nn.Linear]) -> None:
         self._uses: list[tuple[nn.Linear, Pairs]] = [(layer, []) for layer in layers]
-        names = {id(parameter): name for name, parameter in flat.module.named_parameters()}
-        self.names = [names[id(layer.weight)] for layer in layers]
         for layer, pairs in self._uses:
-            layer.weight.grad = None
             layer.forward = partial(_forward, layer, pairs)  # type: ignore[method-assign]
-        at, self._rest = 0, []
-        places = sorted((e.offset, e.size) for e in flat.spec.entries if e.name in self.names)
-        for offset, size in [*places, (flat.spec.trained, 0)]:
-            if offset > at:
-                self._rest.append((flat.vector[at:offset], flat.gradient[at:offset]))
-            at = offset + size
+        factored = {id(layer.weight) for layer in layers}
+        parameters = flat.module.parameters()
+        self._rest = [p for p in parameters if p.requires_grad and id(p) not in factored]
 
     def clear(self) -> None:
         """Before each backward pass."""
         for _, pairs in self._uses:
             pairs.clear()
-        for _, gradient in self._rest:
-            gradient.zero_()
+        for parameter in self._rest:
+            parameter.grad = None
+
+    def _graded(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Parameters and their gradients; of a layer that the pass left out there is none."""
+        found = [(parameter, parameter.grad) for parameter in self._rest]
+        graded = [(parameter, gradient) for parameter, gradient in found if gradient is not None]
+        return [parameter for parameter, _ in graded], [gradient for _, gradient in graded]
 
     def norm(self) -> float:
         """Of the whole gradient."""
-        squares = sum(float(gradient @ gradient) for _, gradient in self._rest)
+        _, gradients = self._graded()
+        squares = sum(float(norm) ** 2 for norm in torch._foreach_norm(gradients)) if gradients else 0.0
         for _, pairs in self._uses:
             if pairs:
                 slope, x = _joined(pairs)
@@ -136,8 +138,9 @@ class Factored:
             if pairs:
                 slope, x = _joined(pairs)
                 layer.weight.data.addmm_(slope.T, x, alpha=-scale)
-        for vector, gradient in self._rest:
-            vector.sub_(gradient, alpha=scale)
+        parameters, gradients = self._graded()
+        with torch.no_grad():
+            torch._foreach_sub_(parameters, gradients, alpha=scale)
         return params, memory
 
 

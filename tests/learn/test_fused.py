@@ -1,4 +1,4 @@
-"""Gradients as factors against gradients written out: the same training, to rounding."""
+"""Fused steps, and gradients as factors, against a flat gradient: the same training, to rounding."""
 
 from dataclasses import dataclass
 
@@ -23,10 +23,12 @@ WORK = Work(epochs=2, batch_size=4)
 class Twice(torch.nn.Module):
     """A wide layer that is used twice, between small ones."""
 
-    def __init__(self):
+    def __init__(self, width=512, idle=False):
         super().__init__()
-        self.first, self.last = torch.nn.Linear(8, 512), torch.nn.Linear(512, 3)
-        self.wide = torch.nn.Linear(512, 512)
+        self.first, self.last = torch.nn.Linear(8, width), torch.nn.Linear(width, 3)
+        self.wide = torch.nn.Linear(width, width)
+        if idle:
+            self.idle = torch.nn.Linear(2, 2)
 
     def forward(self, x):
         return self.last(torch.tanh(self.wide(torch.tanh(self.wide(self.first(x))))))
@@ -35,9 +37,11 @@ class Twice(torch.nn.Module):
 @dataclass(frozen=True)
 class Wide(Model):
     outside: bool = False
+    width: int = 512
+    idle: bool = False
 
     def torch(self, facts):
-        module = Twice()
+        module = Twice(self.width, self.idle)
         if self.outside:
             plain = module.forward
             module.forward = lambda x: plain(x) + module.wide.weight.sum() * 1e-3
@@ -55,26 +59,27 @@ def trained(gradients, local, model=Wide()):
     return learner, up[0], done
 
 
+@pytest.mark.parametrize("gradients", ["fused", "factored"])
 @pytest.mark.parametrize("local", [SGD(lr=0.5), SGD(lr=0.5, clip_norm=0.05), SGD(lr=0.5, clip_norm=50.0)])
-def test_factors_train_what_gradients_train(local):
+def test_they_train_what_a_flat_gradient_trains(local, gradients):
     _, plain, told = trained("plain", local)
-    learner, factored, also = trained("factored", local)
-    assert learner.gradients == "factored" and np.abs(plain).max() > 1e-3
-    np.testing.assert_allclose(factored, plain, atol=2e-6)
+    learner, found, also = trained(gradients, local)
+    assert learner.gradients == gradients and np.abs(plain).max() > 1e-3
+    np.testing.assert_allclose(found, plain, atol=2e-6)
     assert told.num_steps == also.num_steps == 6
     assert also.loss == pytest.approx(told.loss, rel=1e-5)
 
 
-def test_they_are_for_plain_sgd_and_wide_layers_only():
+def test_they_are_for_plain_sgd_only():
     for local in (SGD(momentum=0.9), SGD(weight_decay=0.1), Prox(mu=0.1)):
         assert trained("auto", local)[0].gradients == "plain"
-        with pytest.raises(UserError, match=r"factors are for plain SGD"):
+        with pytest.raises(UserError, match=r"gradients is factored, but must be auto or plain: fused steps"):
             trained("factored", local)
     assert trained("auto", SGD())[0].gradients == "factored"
 
 
 def test_a_batch_that_is_large_beside_the_layer_writes_gradients_out():
-    from muster.learn.factored import wide_layers
+    from muster.learn.fused import wide_layers
 
     module, blank = Twice(), torch.zeros(2, 8)
     assert wide_layers(module, blank, 128) == [module.wide]  # 4 x 128 rows are as many as the layer's side
@@ -87,3 +92,16 @@ def test_a_batch_that_is_large_beside_the_layer_writes_gradients_out():
 def test_a_weight_that_is_used_outside_its_layer_is_noticed():
     with pytest.raises(UserError, match=r"add engine\.gradients=plain"):
         trained("factored", SGD(), Wide(outside=True))
+
+
+def test_a_model_without_wide_layers_steps_tensor_by_tensor():
+    narrow = Wide(width=16)
+    assert trained("auto", SGD(), narrow)[0].gradients == "fused"
+    with pytest.raises(UserError, match=r"gradients is factored, but must be auto or fused: fused steps"):
+        trained("factored", SGD(), narrow)
+
+
+def test_a_layer_that_a_pass_leaves_out_stays_as_it_is():
+    learner, found, _ = trained("fused", SGD(lr=0.5, clip_norm=1.0), Wide(idle=True))
+    moved = learner.spec.views(found)
+    assert not moved["idle.weight"].any() and moved["first.weight"].any()
