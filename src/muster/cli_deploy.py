@@ -114,6 +114,10 @@ def deploy(
     local: Annotated[int, typer.Option(metavar="N", min=1, help="Client processes.", show_default=False)] = 0,
     out: Out = None,
     insecure: Insecure = False,
+    step_secs: Annotated[
+        list[float] | None,
+        typer.Option(metavar="SECS", help="As of join, for client-0, client-1, ...; may be repeated."),
+    ] = None,
     json: AsJson = False,
 ) -> int:
     """Run a job with a server and N real client processes on this machine."""
@@ -124,7 +128,7 @@ def deploy(
     job = load_job(conf, pairs or ())
     place = out or next_free(Path("runs"), job.name)
     num = local or num_clients(job) or 1
-    summary = deploy_job(job, place, num, insecure=insecure, json=json, conf=conf)
+    summary = deploy_job(job, place, num, insecure=insecure, step_secs=step_secs or (), json=json, conf=conf)
     context.obj.give(summary)
     return INTERRUPTED if summary.get("status") == "interrupted" else DONE
 

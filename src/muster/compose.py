@@ -177,7 +177,7 @@ def compose(
         outside=outside,
         link=link,
         power=power,
-        timeline=_timeline(data.num_clients, job),
+        timeline=timeline_of(job, data.num_clients),
         epsilon=None if privacy is None else privacy.epsilon,
     )
     if clock_only:
@@ -281,7 +281,7 @@ def _said_of(clock: Clock) -> tuple[str, ...]:
     )
 
 
-def _timeline(num_clients: int, job: Job) -> Ids:
+def timeline_of(job: Job, num_clients: int) -> Ids:
     """The clients whose tasks are recorded one by one."""
     if num_clients <= job.track.timeline:
         return np.arange(num_clients)

@@ -81,9 +81,18 @@ def start_of(job: Job) -> Start:
 class Rig:
     """A server whose run folder is `folder`; a second one on the same folder goes on with its run."""
 
-    def __init__(self, job: Job, folder: Path, *, port: int = 0, listen: Listen | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        *,
+        port: int = 0,
+        listen: Listen | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self.job, self.folder = job, folder
         self.listen = listen or Listen(port=port, insecure=True, state_port=0)
+        self.clock = clock
         self.said: list[str] = []
         self.told: list[Record] = []
         self._ready, self._stop = threading.Event(), None
@@ -127,7 +136,7 @@ class Rig:
         models = Models(self.folder, made.route, lambda version: made.plane.moment.snapshots[version])
         self.hub = Hub(
             made.conductor, journal, made.spool, models, self.job.deploy, keeper, self.said.append, began,
-            records=made.records, notes=made.notes,
+            self.clock, records=made.records, notes=made.notes,
         )  # fmt: skip
         self.made, self._loop, self._stop = made, asyncio.get_running_loop(), asyncio.Event()
         server, service, self.port = await open_server(

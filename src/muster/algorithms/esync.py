@@ -53,7 +53,8 @@ class ESync(Leased):
     rule: Rule = "paper"
     """`paper` compares computing and sending; `compute_only` computing alone, as the first code did."""
     margin_secs: float = 0.0
-    """Stop so long before the straggler is expected: fewer steps, less risk that it waits."""
+    """Stop so long before the straggler is expected: fewer steps, less risk that it waits. Below 0: a step
+    may end so long after it, where steps that fit exactly would be lost to what messages take."""
     beliefs: Literal["measured", "population"] = "measured"
     """How fast workers are: `measured` from their own first steps, or known from the `population`."""
     leases: bool = False
@@ -64,7 +65,7 @@ class ESync(Leased):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_choice("rule", RULES)
-        self.check_number("margin_secs", at_least=0, at_most=1e9)
+        self.check_number("margin_secs", at_least=-1e9, at_most=1e9)
         self.check_choice("beliefs", ("measured", "population"))
         self.check_number("max_steps", at_least=1, at_most=1_000_000_000)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .tables import Ids, Reason, Table, to_secs
+from .record import Span
+from .tables import Ids, Purpose, Reason, Table, to_secs
 
 SPENT = np.dtype(
     [("down_bytes", "i8"), ("up_bytes", "i8"), ("down", "i8"), ("compute", "i8"), ("device", "i8")]
@@ -92,3 +93,28 @@ class Ledger:
             "wasted_by_reason": {why: to_secs(cost.device_ns) for why, cost in wasted.items()},
             "wasted_bytes_by_reason": {why: cost.num_bytes for why, cost in wasted.items()},
         }
+
+
+USED = {int(Purpose.TRAIN): "accepted", int(Purpose.MEASURE): "measured"}
+"""What became of a task that counted."""
+
+
+def spans(tasks: Table, spent: Table, reason: int | Ids | None, clients: Ids) -> list[Span]:
+    """Those of the TASK rows that are of `clients` (ascending) as spans, from their SPENT rows."""
+    at = np.searchsorted(clients, tasks["client"])
+    shown = np.append(clients, -1)[at] == tasks["client"]
+    told = []
+    for row in np.flatnonzero(shown).tolist():
+        why = None if reason is None else np.broadcast_to(np.asarray(reason), len(tasks))[row]
+        down, compute, whole = (int(spent[row][name]) for name in ("down", "compute", "device"))
+        told.append(
+            Span(
+                client=int(tasks[row]["client"]),
+                sent_secs=to_secs(int(tasks[row]["sent_at"])),
+                down_secs=to_secs(down),
+                compute_secs=to_secs(compute),
+                up_secs=to_secs(whole - down - compute),
+                outcome=word(why) if why is not None else USED[int(tasks[row]["work"])],
+            )
+        )
+    return told

@@ -17,7 +17,7 @@ class Span:
 
     client: int
     sent_secs: float
-    """Virtual time at which it was sent."""
+    """Time of the run at which it was sent, virtual in a simulation."""
     down_secs: float
     compute_secs: float
     up_secs: float

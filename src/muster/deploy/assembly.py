@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster import checkpoint
-from muster.compose import SPILL, draw_population
+from muster.compose import SPILL, draw_population, timeline_of
 from muster.core.errors import RunFolderError
 from muster.core.params import ParamSpec
 from muster.core.record import Record
@@ -160,6 +160,7 @@ def assemble(
         num_bytes=4 * (route.length + spec.trained * (len(local.down) - 1)),
         evaluates=evaluates,
         num_tested=start.num_tested,
+        timeline=timeline_of(job, data.num_clients),
         epsilon=None if privacy is None else privacy.epsilon,
         arrived=arrived,
         norm_warning=deploy.norm_warning,

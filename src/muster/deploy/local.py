@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,14 @@ END_SECS = 10.0
 
 
 def deploy(
-    job: Job, out: Path, num: int, *, insecure: bool = False, json: bool = False, conf: str = ""
+    job: Job,
+    out: Path,
+    num: int,
+    *,
+    insecure: bool = False,
+    step_secs: Sequence[float] = (),
+    json: bool = False,
+    conf: str = "",
 ) -> dict[str, Any]:
     """Runs a job with `num` client processes beside the server; returns the summary as JSON data.
 
@@ -33,6 +41,7 @@ def deploy(
         out: The run folder; certificates, clients' states and their logs lie beside it, in OUT.local.
         num: Clients.
         insecure: Plaintext on the loopback address instead of certificates.
+        step_secs: The least that a step takes, by client; those beyond its end are not slowed.
         json: Keep stdout free.
         conf: The job file as the user named it.
 
@@ -49,7 +58,7 @@ def deploy(
         job = replace(job, deploy=replace(job.deploy, start_with=num))
     side = out.with_name(f"{out.name}.local")
     certs = None if insecure else _certificates(side / CERTS, num)
-    crowd = Crowd(side, num, certs)
+    crowd = Crowd(side, num, certs, step_secs)
     try:
         listen = Listen(port=0, certs=certs, insecure=insecure)
         summary = serve(job, out, listen, json=json, conf=conf, ready=crowd.start, deserted=crowd.gone)
@@ -78,8 +87,8 @@ def _certificates(folder: Path, num: int) -> Path:
 class Crowd:
     """Client processes of this machine."""
 
-    def __init__(self, folder: Path, num: int, certs: Path | None) -> None:
-        self._folder, self._num, self._certs = folder, num, certs
+    def __init__(self, folder: Path, num: int, certs: Path | None, step_secs: Sequence[float] = ()) -> None:
+        self._folder, self._num, self._certs, self._step_secs = folder, num, certs, step_secs
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, port: int) -> None:
@@ -87,10 +96,12 @@ class Crowd:
         logs = self._folder / LOGS
         logs.mkdir(parents=True, exist_ok=True)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        for name in map(NAME.format, range(self._num)):
+        for number, name in enumerate(map(NAME.format, range(self._num))):
             way = ["--insecure"] if self._certs is None else ["--certs", str(self._certs)]
             command = [sys.executable, "-m", "muster", "join", f"127.0.0.1:{port}", "--name", name, *way]
             command += ["--home", str(self._folder / name), "--allow-code"]
+            if number < len(self._step_secs):
+                command += ["--step-secs", str(self._step_secs[number])]
             with (logs / f"{name}.log").open("ab") as log:
                 process = subprocess.Popen(
                     command, env={**os.environ, **threads}, stdout=log, stderr=log, stdin=subprocess.DEVNULL

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.algorithm import Algorithm
-from muster.core.ledger import SPENT, Ledger
+from muster.core.ledger import SPENT, Ledger, spans
 from muster.core.population import Draw, Everyone, Turns, one_by_one
-from muster.core.record import Record, mean_loss
+from muster.core.record import Record, Span, mean_loss
 from muster.core.state import ServerState, load_state, save_state
 from muster.core.step import end, step
 from muster.core.tables import (
@@ -44,6 +44,7 @@ from muster.core.tables import (
     WakeAt,
     rows,
     taken,
+    to_ns,
     to_secs,
 )
 
@@ -127,6 +128,7 @@ class Conductor:
         evaluates: False in a replay, which needs no metrics.
         num_tested: Test examples that are evaluated, if they are a sample.
         handed: Called with the TASK rows of tasks that clients get.
+        timeline: Clients whose tasks are told one by one (Record.spans), ascending.
         epsilon: What so many versions of a private run give away; None: it is not private.
 
     """
@@ -144,6 +146,7 @@ class Conductor:
     evaluates: bool = True
     num_tested: int | None = None
     handed: Callable[[Table], None] = lambda tasks: None
+    timeline: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
     epsilon: Callable[[int], float] | None = None
     begun: bool = False
     ended: Stop | None = None
@@ -166,6 +169,7 @@ class Conductor:
     _out: Table = field(default_factory=lambda: rows(TASK, 0), init=False)
     _accepted: list[tuple[Table, Accept]] = field(default_factory=list, init=False)
     _ledger: Ledger = field(default_factory=Ledger, init=False)
+    _spans: list[Span] = field(default_factory=list, init=False)
     _evaluated: int = field(default=-1, init=False)
 
     def task_of(self, client: int) -> Table | None:
@@ -281,10 +285,20 @@ class Conductor:
             self._settle(gone, "lost")
 
     def _charge(self, tasks: Table, took_ns: Ids, why: Reason | None) -> None:
-        """Charges TASK rows: device time, the model that was sent, and what has come of it."""
-        sent = [int(e.more["bytes"]) if (e := self.arrived.get(t)) else 0 for t in tasks["ticket"].tolist()]
-        spent = rows(SPENT, len(tasks), down_bytes=self.num_bytes, up_bytes=sent, device=took_ns)
+        """Charges TASK rows: device time, the model that was sent, and what has come of it.
+
+        How long computing took is what the client says, sending what the server has seen; the rest of the
+        time is loading.
+        """
+        spent = rows(SPENT, len(tasks), down_bytes=self.num_bytes, device=took_ns)
+        for row, ticket in zip(spent, tasks["ticket"].tolist(), strict=True):
+            if (entry := self.arrived.get(ticket)) is not None:
+                row["up_bytes"] = int(entry.more["bytes"])
+                row["compute"] = min(to_ns(entry.secs), row["device"])
+                up = min(to_ns(entry.send_secs), row["device"] - row["compute"])
+                row["down"] = row["device"] - row["compute"] - up
         self._ledger.charge(spent, why)
+        self._spans += spans(tasks, spent, why, self.timeline)
 
     def _carry_out(self, commands: list[Command]) -> list[Command]:
         """Carries out what a step said; returns it, or what the next said if an answer was due at once."""
@@ -364,6 +378,7 @@ class Conductor:
         """Tells the record of the version that is done; the next one starts with empty costs."""
         metrics, self.metrics = self.metrics, {}
         costs, self._ledger = self._ledger, Ledger()
+        told, self._spans = sorted(self._spans, key=lambda span: (span.sent_secs, span.client)), []
         good = rows(REPORT, 0) if reports is None else reports[reports["refused"] == 0]
         record = Record(
             version=self.state.version if complete else self.state.version + 1,
@@ -375,6 +390,7 @@ class Conductor:
             num_accepted=len(good),
             num_refused=0 if reports is None else len(reports) - len(good),
             clients=tuple(good["client"].tolist()),
+            spans=tuple(told),
             complete=complete,
             epsilon=None if self.epsilon is None else self.epsilon(self.state.version),
             **costs.columns(None),

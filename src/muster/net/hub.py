@@ -59,6 +59,7 @@ class Hub:
         keeper: Records and checkpoints.
         say: Told what the operator should know.
         began_ns: Run time that had passed when this process began.
+        clock: Nanoseconds, monotonic: the time of the run's events.
 
     """
 
@@ -70,6 +71,7 @@ class Hub:
     keeper: Keeper
     say: Callable[[str], None]
     began_ns: int = 0
+    clock: Callable[[], int] = time.monotonic_ns
     heard: dict[int, float] = field(default_factory=dict)
     """Client -> when it was heard of last, on the monotonic clock."""
     records: list[Record] = field(default_factory=list)
@@ -84,7 +86,7 @@ class Hub:
         self._news: dict[int, asyncio.Event] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._set: tuple[int, int] | None = None
-        self._begin = time.monotonic_ns()
+        self._begin = self.clock()
         self._last = self.began_ns
         self.over = asyncio.Event()
         waited = set(self.conductor.state.tasks["ticket"].tolist()) | set(self.conductor.arrived)
@@ -96,7 +98,7 @@ class Hub:
 
     def now_ns(self) -> int:
         """ns since the run began; no two entries have the same, and the wall clock plays no part."""
-        self._last = max(self._last + 1, self.began_ns + time.monotonic_ns() - self._begin)
+        self._last = max(self._last + 1, self.began_ns + self.clock() - self._begin)
         return self._last
 
     @property
@@ -181,7 +183,7 @@ class Hub:
         if self._timer is not None:
             self._timer.cancel()
         self._set = wake
-        left = (wake[0] - self.began_ns - time.monotonic_ns() + self._begin) / SECOND
+        left = (wake[0] - self.began_ns - self.clock() + self._begin) / SECOND
         self._timer = asyncio.get_running_loop().call_later(max(left, 0) + 1e-4, self._ring, wake[1])
 
     def _ring(self, number: int) -> None:

@@ -281,16 +281,18 @@ class Service:
         first = await anext(aiter(parts), None)
         if first is None or first.WhichOneof("part") != "head":
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "an upload begins with its head")
-        head = first.head  # type: ignore[union-attr]
+        head, began = first.head, time.monotonic()  # type: ignore[union-attr]
         member = await self._member(head.caller, context, "Upload")
         async with self._locks.setdefault(head.ticket, asyncio.Lock()):
             try:
-                return await self._upload(member, head, parts, context)
+                return await self._upload(member, head, parts, context, began)
             finally:
                 if not self._hub.conductor.is_out(member.client, head.ticket):
                     self._locks.pop(head.ticket, None)
 
-    async def _upload(self, member: Member, head: Any, parts: AsyncIterator[Any], context: Any) -> Any:
+    async def _upload(
+        self, member: Member, head: Any, parts: AsyncIterator[Any], context: Any, began: float
+    ) -> Any:
         ticket, spool = head.ticket, self._hub.spool
         if ticket in self._consumed:
             if self._consumed[ticket] == (head.nonce, head.sha256):
@@ -304,7 +306,7 @@ class Service:
         await self._check_nonce(member, ticket, head.nonce, context)
         if head.total_bytes > spool.max_bytes:
             why = f"the update has {head.total_bytes:,} bytes, but {spool.max_bytes:,} are allowed"
-            return await self._take(member, head, Refusal.WRONG_SHAPE, why)
+            return await self._take(member, head, Refusal.WRONG_SHAPE, why, began)
         held = spool.held(ticket)
         if not 0 <= head.offset <= held:
             return pb.UploadReply(status="damaged", why=f"{held:,} bytes are here, not {head.offset:,}")
@@ -320,11 +322,11 @@ class Service:
         except DamagedError as error:
             return pb.UploadReply(status="damaged", why=str(error))
         except WireError as error:
-            return await self._take(member, head, Refusal.WRONG_SHAPE, str(error))
+            return await self._take(member, head, Refusal.WRONG_SHAPE, str(error), began)
         refusal = await asyncio.to_thread(self._check, ticket, report_row(member.client, head))
         if not 0 <= head.report.num_examples <= member.num_examples:
             refusal = Refusal.BAD_WEIGHT
-        return await self._take(member, head, refusal, REASONS.get(refusal, ""))
+        return await self._take(member, head, refusal, REASONS.get(refusal, ""), began)
 
     async def _receive(self, head: Any, parts: AsyncIterator[Any], incoming: Incoming) -> None:
         """Writes the parts to the spool. What is too much is left out.
@@ -347,9 +349,10 @@ class Service:
             await self._hub.with_space(incoming.write, data, incoming.at)
             self._hub.heard[head.caller.client] = time.monotonic()
 
-    async def _take(self, member: Member, head: Any, refusal: Refusal, why: str) -> Any:
+    async def _take(self, member: Member, head: Any, refusal: Refusal, why: str, began: float) -> Any:
         """Journals an arrival and acknowledges it; a refused update has arrived too, and weighs nothing."""
         report = report_row(member.client, head)
+        secs = float(report["secs"][0])
         more = {
             "sha256": head.sha256[:64],
             "nonce": head.nonce[:16].hex(),
@@ -362,7 +365,8 @@ class Service:
             client=member.client,
             ticket=head.ticket,
             steps=int(report["num_steps"][0]),
-            secs=float(report["secs"][0]),
+            secs=secs if 0 <= secs < MAX_SECS else 0.0,
+            send_secs=time.monotonic() - began,
             more=more,
         )
         if not counted:

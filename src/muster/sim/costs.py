@@ -6,9 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from muster.core.ledger import SPENT, word
-from muster.core.record import Span
-from muster.core.tables import ANSWER_BYTES, Ids, Purpose, Table, rows, to_secs
+from muster.core.ledger import SPENT
+from muster.core.tables import ANSWER_BYTES, Ids, Purpose, Table, rows
 
 
 class Timed(Protocol):
@@ -70,28 +69,3 @@ def _travelled(passed: Ids, leg: Ids, num_bytes: int | Ids) -> Ids:
     """Bytes that have travelled when `passed` ns of legs that take `leg` ns are over."""
     share = np.where(leg > 0, np.clip(passed / np.maximum(leg, 1), 0.0, 1.0), passed >= 0)
     return np.asarray(np.rint(share * num_bytes), np.int64)
-
-
-def spans(tasks: Table, spent: Table, reason: int | Ids | None, clients: Ids) -> list[Span]:
-    """Those of the TASK rows that are of `clients` (ascending) as spans, from their SPENT rows."""
-    at = np.searchsorted(clients, tasks["client"])
-    shown = np.append(clients, -1)[at] == tasks["client"]
-    told = []
-    for row in np.flatnonzero(shown).tolist():
-        why = None if reason is None else np.broadcast_to(np.asarray(reason), len(tasks))[row]
-        down, compute, whole = (int(spent[row][name]) for name in ("down", "compute", "device"))
-        told.append(
-            Span(
-                client=int(tasks[row]["client"]),
-                sent_secs=to_secs(int(tasks[row]["sent_at"])),
-                down_secs=to_secs(down),
-                compute_secs=to_secs(compute),
-                up_secs=to_secs(whole - down - compute),
-                outcome=word(why) if why is not None else USED[int(tasks[row]["work"])],
-            )
-        )
-    return told
-
-
-USED = {int(Purpose.TRAIN): "accepted", int(Purpose.MEASURE): "measured"}
-"""What became of a task that counted."""

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from muster.core.algorithm import Algorithm
-from muster.core.ledger import Ledger, Power
+from muster.core.ledger import Ledger, Power, spans
 from muster.core.population import Candidates
 from muster.core.record import Record, Span, mean_loss
 from muster.core.state import ServerState
@@ -48,7 +48,7 @@ from muster.core.tables import (
 )
 from muster.track.summary import meets
 
-from .costs import Timed, spans, spent_alone
+from .costs import Timed, spent_alone
 from .link import ServerLink
 from .queue import ARRIVED, LOST, NEVER, Queue
 
