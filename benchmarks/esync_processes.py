@@ -1,326 +1,233 @@
-"""ESync, SSGD, SSP, ASGD and DC-ASGD on real processes: four workers of speeds 1 : 2 : 4 : 8.
+"""ESync, SSGD, SSP, ASGD and DC-ASGD deployed: four worker processes of speeds 1, 0.5, 0.25, 0.125.
 
-    python benchmarks/esync_processes.py [--secs 12] [--fastest-ms 100]
+    python benchmarks/esync_processes.py [--rounds 8] [--fastest-ms 100] [--only esync ssgd ...]
 
-One state server (`muster state-server`), one parameter server, four workers, each a process; all five
-algorithms go through the same worker loop and differ in who decides how many steps a round has (the state
-server, or always one) and in when the parameter server answers a push. A step is a real gradient step of a
-linear classifier on digits, stretched by sleep to 100, 200, 400 and 800 ms: what is measured is waiting.
-The simulated times come from the same state table on a virtual clock. Since 8 x 100 ms is exactly 800 ms,
-the rule sits on its edge, and the margin is half a step of the fastest, the other way.
+Each algorithm is one job file, run twice by the command: `muster deploy JOB --local 4`, a server and four
+clients as processes, and `muster run JOB`, the same job on the virtual clock. The table and the picture are
+made from what the runs wrote themselves: records, and the server's journal. A step is a real gradient step
+of logistic regression on digits, stretched by sleep (`--step-secs`) to 100, 200, 400 and 800 ms: what is
+measured is waiting. Since 8 x 100 ms is exactly 800 ms, the rule sits on its edge, and what messages take
+would cost a step: the margin is half a step of the fastest, the other way.
 Writes docs/img/esync_processes.png and the table in docs/benchmarks.md. Needs [net] and [report].
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
 import json
-import socket
 import statistics
-import struct
 import subprocess
 import sys
-import threading
-import time
-from itertools import pairwise
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from marked import write_between
 
+from muster.core.record import Record, Span
+from muster.core.tables import Kind
+from muster.devices.clocks import TRAIN_FACTOR
+from muster.net.journal import JOURNAL, Entry, read
+from muster.track.folder import RunFolder
+
 ROOT = Path(__file__).parent.parent
-NUM_WORKERS, FEATURES, CLASSES = 4, 65, 10
-BATCH, RATE, LAMBDA, SLACK = 32, 0.2, 0.04, 3
-SIZE = FEATURES * CLASSES
-HEAD = struct.Struct("<idd")  # 1: stop; when the push was there, when it was answered
+SPEEDS = (1.0, 0.5, 0.25, 0.125)
+WORKERS, BATCH, SLACK = len(SPEEDS), 20, 3
 NAMES = {"esync": "ESync", "ssgd": "SSGD", "ssp": f"SSP, slack {SLACK}", "asgd": "ASGD", "dcasgd": "DC-ASGD"}
+UPDATES = sum(round(speed / SPEEDS[-1]) for speed in SPEEDS)
+"""Steps of all workers while the slowest makes one: those of an asynchronous run in one round's time."""
 
 
-def receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes."""
-    content = b""
-    while len(content) < size:
-        if not (piece := connection.recv(size - len(content))):
-            raise ConnectionError("the other end has gone")
-        content += piece
-    return content
+def job(rule: str, rounds: int, fastest_ms: float) -> dict[str, Any]:
+    """The job of one row: `rounds` steps of the slowest worker, whatever the algorithm."""
+    paces: dict[str, dict[str, Any]] = {
+        "esync": {"cohort": WORKERS, "leases": True, "margin_secs": -fastest_ms / 2000},
+        "ssgd": {"cohort": WORKERS},
+        "ssp": {"workers": WORKERS, "slack": SLACK},
+        "asgd": {"concurrency": WORKERS},
+        "dcasgd": {"concurrency": WORKERS},
+    }
+    versions = {"ssp": WORKERS * rounds, "asgd": UPDATES * rounds, "dcasgd": UPDATES * rounds}
+    return {
+        "name": rule,
+        "data": {"name": "digits", "partition": {"name": "iid", "num_clients": WORKERS}},
+        "model": "logistic",
+        "algorithm": {"name": rule, "pace": paces[rule], "local": {"lr": 0.2}},
+        "population": {
+            "name": "silo",
+            "ratio": 1.0,
+            "fastest_ms": fastest_ms / BATCH / TRAIN_FACTOR,
+            "quotas": list(SPEEDS),
+        },
+        "clock": {"compute": "examples"},
+        "train": {"steps": 1, "batch_size": BATCH},
+        "stop": {"rounds": versions.get(rule, rounds)},
+        "engine": {"backend": "numpy"},
+        "track": {"evaluate_every": 1_000_000, "timeline": WORKERS},
+    }
 
 
-class ParameterServer:
-    """Answers each push with the newest model, when the algorithm's rule says so."""
+@dataclass(frozen=True)
+class Run:
+    """What a run's own files say; workers are numbered by speed, the fastest first."""
 
-    def __init__(self, rule: str, secs: float) -> None:
-        self.rule, self.model, self.end = rule, np.zeros(SIZE, np.float32), time.monotonic() + secs
-        self.sent = [self.model] * NUM_WORKERS  # DC-ASGD: what each worker has
-        self.clock, self.num_updates = [0] * NUM_WORKERS, 0
-        self.waiting: dict[int, np.ndarray[Any, Any]] = {}
-        self.round, self.stop, self.turn = 0, False, threading.Condition()
+    records: list[Record]
+    steps: list[list[int]]
+    """Of each worker, the steps of its updates, in order."""
+    tasks: list[list[Span]]
+    """Of each worker, when these were sent and how long their legs took."""
+    ending: list[Span]
+    """What was under way when the run ended."""
 
-    def push(self, rank: int, delta: np.ndarray[Any, Any]) -> tuple[bool, np.ndarray[Any, Any]]:
-        """Takes an update; returns whether to stop, and the model to go on from."""
-        with self.turn:
-            self.num_updates += 1
-            if self.rule in ("esync", "ssgd"):
-                self._barrier(rank, delta)
-            else:
-                if self.rule == "dcasgd":
-                    gradient = -delta / RATE
-                    delta = delta - RATE * LAMBDA * gradient * gradient * (self.model - self.sent[rank])
-                self.model = self.model + delta
-                self.clock[rank] += 1
-                self.stop |= time.monotonic() >= self.end
-                self.turn.notify_all()
-                if self.rule == "ssp":
-                    self.turn.wait_for(lambda: self.stop or self.clock[rank] - min(self.clock) <= SLACK)
-            self.sent[rank] = self.model
-            return self.stop, self.model
+    @classmethod
+    def of(cls, folder: Path, fastest_ms: float) -> Run:
+        """Reads a run folder: steps from the server's journal, or, simulated, from the time they took."""
+        records = list(RunFolder.open(folder).read())
+        spans = [span for record in records for span in record.spans]
+        ending = [span for span in spans if span.outcome != "accepted"]
+        tasks = [[s for s in spans if s.client == k and s.outcome == "accepted"] for k in range(WORKERS)]
+        if (folder / JOURNAL).exists():
+            entries = [body for _, body in read(folder / JOURNAL) if isinstance(body, Entry)]
+            arrived = [entry for entry in entries if entry.kind == Kind.ARRIVED]
+            steps = [[entry.steps for entry in arrived if entry.client == k] for k in range(WORKERS)]
+        else:
+            each = [fastest_ms / 1000 / speed for speed in SPEEDS]
+            steps = [
+                [round(span.compute_secs / secs) for span in of] for of, secs in zip(tasks, each, strict=True)
+            ]
+        return cls(records, steps, tasks, ending)
 
-    def _barrier(self, rank: int, delta: np.ndarray[Any, Any]) -> None:
-        self.waiting[rank], mine = delta, self.round
-        if len(self.waiting) == NUM_WORKERS:
-            self.model = self.model + np.mean([self.waiting[k] for k in sorted(self.waiting)], 0)
-            self.waiting, self.round = {}, self.round + 1
-            self.stop = time.monotonic() >= self.end
-            self.turn.notify_all()
-        self.turn.wait_for(lambda: self.round > mine)
+    @property
+    def accuracy(self) -> float:
+        """Of the last model."""
+        return next(r.metrics["accuracy"] for r in reversed(self.records) if r.metrics)
 
-    def serve(self, connection: socket.socket) -> None:
-        """One worker, to the end of the run."""
-        with connection:
-            (rank,) = struct.unpack("<i", receive(connection, 4))
-            stop = False
-            while not stop:
-                delta = np.frombuffer(receive(connection, 4 * SIZE), np.float32)
-                came = time.monotonic()
-                stop, model = self.push(rank, delta)
-                connection.sendall(HEAD.pack(stop, came, time.monotonic()) + model.tobytes())
+    @property
+    def versions(self) -> list[float]:
+        """When versions were made, s."""
+        return [record.now_secs for record in self.records if record.version and record.complete]
 
+    def typical(self) -> list[float]:
+        """Median steps of an update, by worker, without the first: speeds are not known then."""
+        return [statistics.median(of[1:] or of) for of in self.steps]
 
-def data(part: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Images with a constant column, and labels."""
-    from muster.data.digits import Digits
+    def shares(self, fastest_ms: float) -> tuple[float, float]:
+        """Of the workers' time, first version to last: without a task, and in steps that counted."""
+        start, end = self.versions[0], self.versions[-1]
 
-    raw = Digits().load()
-    examples = raw.train if part == "train" else raw.test
-    x = np.asarray(examples.x).reshape(len(examples), -1)
-    return np.hstack([x, np.ones((len(x), 1), np.float32)]).astype(np.float32), np.asarray(examples.y)
+        def inside(task: Span) -> float:
+            return max(0.0, min(task.end_secs, end) - max(task.sent_secs, start))
 
+        busy, computing = sum(map(inside, self.ending)), 0.0
+        for speed, tasks, steps in zip(SPEEDS, self.tasks, self.steps, strict=True):
+            for task, made in zip(tasks, steps, strict=True):
+                busy += inside(task)
+                part = inside(task) / (task.end_secs - task.sent_secs)
+                computing += part * made * fastest_ms / 1000 / speed
+        whole = WORKERS * (end - start)
+        return max(1 - busy / whole, 0.0), computing / whole  # -0.0 else, of rounding
 
-def work(
-    rank: int, rule: str, port: int, state_port: int, step_secs: float
-) -> list[tuple[str, float, float]]:
-    """The worker loop of all five algorithms; returns what it did when."""
-    from muster.net.state_client import StateClient
-    from muster.net.state_messages import Action
-
-    x, y = data("train")
-    x, y, draw = x[rank::NUM_WORKERS], y[rank::NUM_WORKERS], np.random.default_rng(rank)
-    spans: list[tuple[str, float, float]] = []
-
-    def step(model: np.ndarray[Any, Any]) -> float:
-        began = time.monotonic()
-        chosen = draw.integers(len(x), size=BATCH)
-        weights = model.reshape(FEATURES, CLASSES)
-        scores = np.exp(x[chosen] @ weights - (x[chosen] @ weights).max(1, keepdims=True))
-        slope = scores / scores.sum(1, keepdims=True)
-        slope[np.arange(BATCH), y[chosen]] -= 1
-        weights -= RATE * (x[chosen].T @ slope / BATCH)
-        time.sleep(max(began + step_secs - time.monotonic(), 0))
-        spans.append(("compute", began, time.monotonic()))
-        return spans[-1][2] - began
-
-    state = StateClient("127.0.0.1", state_port, rank) if rule == "esync" else None
-    with socket.create_connection(("127.0.0.1", port)) as server:
-        server.sendall(struct.pack("<i", rank))
-        model, number, took, sending, stop = np.zeros(SIZE, np.float32), 0, 0.0, 0.0, False
-        took = step(model.copy())  # to know its speed; thrown away
-        spans.clear()
-        while not stop:
-            sent, made = model.copy(), 0
-            if state is not None:
-                state.report(number, took, sending)
-            while True:
-                if state is not None:
-                    action, steps = state.query(number, made, took, sending)
-                    if action is not Action.TRAIN:
-                        break
-                else:
-                    steps = 1
-                for _ in range(steps):
-                    took = step(model)
-                made += steps
-                if state is None:
-                    break
-            began = time.monotonic()
-            server.sendall((model - sent).tobytes())
-            flag, came, left = HEAD.unpack(receive(server, HEAD.size))
-            model = np.frombuffer(receive(server, 4 * SIZE), np.float32).copy()
-            sending, stop, number = came - began, bool(flag), number + 1
-            spans.append(("wait", came, left))
-    return spans
+    def rate(self) -> float:
+        """Updates folded in a second, from the first version to the last."""
+        later = sum(record.num_accepted for record in self.records if record.version > 1)
+        return later / (self.versions[-1] - self.versions[0])
 
 
-def measured(rule: str, secs: float, steps: list[float], margin: float) -> dict[str, Any]:
-    """Runs one algorithm on processes."""
-    command = [sys.executable, "-m", "muster", "state-server", "--insecure", "--port", "0"]
-    listener = socket.create_server(("127.0.0.1", 0))
-    with subprocess.Popen([*command, f"--margin-secs={margin}"], stdout=subprocess.PIPE, text=True) as states:
-        assert states.stdout is not None
-        state_port = int(states.stdout.readline().rpartition(":")[2])
-        if rule == "esync":
-            from muster.net.state_client import StateClient
-
-            StateClient("127.0.0.1", state_port, 0).reset(NUM_WORKERS)
-        server = ParameterServer(rule, secs)
-        ports = ["--port", str(listener.getsockname()[1]), "--state-port", str(state_port)]
-        workers = [
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    __file__,
-                    "--worker",
-                    str(k),
-                    "--rule",
-                    rule,
-                    *ports,
-                    "--step",
-                    str(steps[k]),
-                ],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for k in range(NUM_WORKERS)
-        ]
-        connections = [listener.accept()[0] for _ in workers]
-        server.end = time.monotonic() + secs
-        for connection in connections:
-            threading.Thread(target=server.serve, args=(connection,), daemon=True).start()
-        said = [worker.communicate()[0] for worker in workers]
-        states.terminate()
-    listener.close()
-    x, y = data("test")
-    accuracy = float(((x @ server.model.reshape(FEATURES, CLASSES)).argmax(1) == y).mean())
-    spans = [[(kind, a, b) for kind, a, b in json.loads(text)] for text in said]
-    return {"spans": spans, "accuracy": accuracy, "updates": server.num_updates}
+def both(rule: str, rounds: int, fastest_ms: float, place: Path) -> tuple[Run, Run]:
+    """Deploys a job, and simulates it."""
+    conf = place / f"{rule}.json"
+    conf.write_text(json.dumps(job(rule, rounds, fastest_ms)))
+    slowed = [f"--step-secs={fastest_ms / 1000 / speed}" for speed in SPEEDS]
+    ways = {
+        "deployed": ["deploy", str(conf), "--local", str(WORKERS), *slowed],
+        "simulated": ["run", str(conf)],
+    }
+    runs = []
+    for how, command in ways.items():
+        folder = place / f"{rule}-{how}"
+        done = subprocess.run(
+            [sys.executable, "-m", "muster", *command, "--out", str(folder), "--json"],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise SystemExit(f"muster {' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+        runs.append(Run.of(folder, fastest_ms))
+    return runs[0], runs[1]
 
 
-def simulated(
-    rule: str, steps: list[float], margin: float, rounds: int
-) -> list[list[tuple[str, float, float]]]:
-    """Rounds of ESync or SSGD on a virtual clock, by the state table that the state server has."""
-    from muster.net.state_messages import Action, Status
-    from muster.net.state_table import NS, Rules, query, report, reset
-
-    table, now = reset(NUM_WORKERS, 0, 0), 0
-    spans: list[list[tuple[str, float, float]]] = [[] for _ in steps]
-    for number in range(rounds):
-        for k, secs in enumerate(steps):
-            table, _ = report(table, Status(k, 0, number, secs, generation=min(number, 1)), now)
-        due, done = [(now, k, 0) for k in reversed(range(NUM_WORKERS))], [0] * NUM_WORKERS
-        heapq.heapify(due)
-        while due:
-            at, k, made = heapq.heappop(due)
-            fits = int(made == 0)
-            if rule == "esync":
-                status = Status(k, made, number, steps[k], generation=1)
-                table, answer = query(table, status, Rules(margin_secs=margin), at)
-                fits = answer.steps if answer.action is Action.TRAIN else 0
-            for i in range(fits):
-                begin = at / NS + i * steps[k]
-                spans[k].append(("compute", begin, begin + steps[k]))
-            if fits:
-                heapq.heappush(due, (at + round(fits * steps[k] * NS), k, made + fits))
-            else:
-                done[k] = at
-        now = max(done)
-        for k in range(NUM_WORKERS):
-            spans[k].append(("wait", done[k] / NS, now / NS))
-    return spans
+def table(found: dict[str, tuple[Run, Run]], fastest_ms: float) -> str:
+    """A row for each algorithm."""
+    columns = ("steps of an update, by worker", "waiting", "computing", "updates a s", "accuracy")
+    lines = [f"| algorithm | {' | '.join(f'{name} | simulated' for name in columns)} |"]
+    lines.append(f"| --- |{' --- |' * 2 * len(columns)}")
+    for rule, runs in found.items():
+        cells = [", ".join(f"{n:g}" for n in run.typical()) for run in runs]
+        shares = [run.shares(fastest_ms) for run in runs]
+        cells += [f"{share:.1%}" for both_of in zip(*shares, strict=True) for share in both_of]
+        cells += [f"{run.rate():.1f}" for run in runs]
+        cells += [f"{run.accuracy:.3f}" for run in runs]
+        lines.append(f"| {NAMES[rule]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def facts(spans: list[list[tuple[str, float, float]]]) -> dict[str, Any]:
-    """Median steps of a round by worker, and the share of the workers' time that they waited for others.
-
-    The first round, in which speeds become known, and the last are left out.
-    """
-    steps = []
-    for mine in spans:
-        ends = [i for i, span in enumerate(mine) if span[0] == "wait"]
-        counts = [b - a - 1 for a, b in pairwise([-1, *ends])]
-        steps.append(statistics.median(counts[1:-1] or counts))
-    waits = [[span for span in mine if span[0] == "wait"] for mine in spans]
-    first, last = max(w[0][2] for w in waits), min(w[-1][2] for w in waits)
-    idle = sum(min(b, last) - max(a, first) for w in waits for _, a, b in w if a < last and b > first)
-    rounds = statistics.median(len(w) for w in waits)
-    return {"steps": steps, "idle": idle / (NUM_WORKERS * (last - first)), "rounds": rounds}
-
-
-def gantt(axes: Any, spans: list[list[tuple[str, float, float]]], secs: float, title: str) -> None:
-    """Steps and waiting of the four workers, from the second round on."""
-    start = max(next(b for kind, _, b in mine if kind == "wait") for mine in spans)
-    colours = {"compute": "#0072b2", "wait": "#d9d9d9"}
-    for k, mine in enumerate(spans):
-        for kind, a, b in mine:
-            if b > start and a < start + secs:
-                axes.barh(
-                    -k, b - a, left=a - start, height=0.7, color=colours[kind], edgecolor="white", lw=0.6
-                )
-    axes.set(xlim=(0, secs), yticks=[-k for k in range(4)], yticklabels=[f"worker {k}" for k in range(4)])
+def gantt(axes: Any, run: Run, secs: float, title: str) -> None:
+    """What four workers did from the second version on: steps, messages, waiting."""
+    start = run.versions[1]
+    for k, tasks in enumerate(run.tasks):
+        axes.barh(-k, secs, height=0.66, color="#D9D9D9")
+        for task, steps in zip(tasks, run.steps[k], strict=True):
+            x = task.sent_secs - start
+            if not -1e-3 <= x < secs:
+                continue
+            axes.barh(-k, task.end_secs - task.sent_secs, left=x, height=0.66, color="#56B4E9")
+            for i in range(steps):
+                each = task.compute_secs / steps
+                left = x + task.down_secs + i * each
+                axes.barh(-k, each, left=left, height=0.66, color="#333333", edgecolor="white", lw=0.6)
+    for made in run.versions:
+        axes.axvline(made - start, color="#D55E00", lw=1)
+    axes.set(xlim=(0, secs), yticks=[-k for k in range(WORKERS)])
+    axes.set_yticklabels([f"speed {speed:g}" for speed in SPEEDS])
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
 
 
-def draw(found: dict[str, Any], expected: dict[str, Any], secs: float, path: Path) -> None:
+def draw(found: dict[str, tuple[Run, Run]], fastest_ms: float, path: Path) -> None:
     """Measured above simulated, ESync beside SSGD."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     for column, rule in enumerate(("esync", "ssgd")):
-        for row, (spans, how) in enumerate(
-            ((found[rule]["spans"], "measured"), (expected[rule], "simulated"))
-        ):
-            share = facts(spans)["idle"]
-            gantt(axes[row][column], spans, secs, f"{NAMES[rule]}, {how}: {share:.0%} of the time is waiting")
+        for row, (run, how) in enumerate(zip(found[rule], ("deployed", "simulated"), strict=True)):
+            waiting, _ = run.shares(fastest_ms)
+            title = f"{NAMES[rule]}, {how}: {waiting:.0%} of the time is waiting"
+            gantt(axes[row][column], run, 4 * fastest_ms / 1000 / SPEEDS[-1], title)
     for axis in axes[1]:
-        axis.set_xlabel("seconds; blue: a step, grey: waiting for others")
+        axis.set_xlabel("s; black: a step, blue: messages, grey: waiting, red: a version")
     figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    """Runs all five and writes the table and the picture; with --worker, is one worker."""
+    """Runs the algorithms and writes the table and the picture."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--secs", type=float, default=12.0, help="how long each algorithm runs")
-    parser.add_argument("--fastest-ms", type=float, default=100.0)
-    for name, kind in (("worker", int), ("rule", str), ("port", int), ("state-port", int), ("step", float)):
-        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=8, help="steps of the slowest worker")
+    parser.add_argument("--fastest-ms", type=float, default=100.0, help="a step of the fastest worker")
+    parser.add_argument("--only", nargs="+", choices=NAMES, help="measure these, and write nothing")
     args = parser.parse_args()
-    if args.worker is not None:
-        print(json.dumps(work(args.worker, args.rule, args.port, args.state_port, args.step)))
+    with tempfile.TemporaryDirectory() as folder:
+        found = {rule: both(rule, args.rounds, args.fastest_ms, Path(folder)) for rule in args.only or NAMES}
+    print(text := table(found, args.fastest_ms))
+    if args.only:
         return
-    steps = [args.fastest_ms / 1000 * 2**k for k in range(NUM_WORKERS)]
-    margin = -steps[0] / 2
-    found = {rule: measured(rule, args.secs, steps, margin) for rule in NAMES}
-    expected = {rule: simulated(rule, steps, margin, 8) for rule in ("esync", "ssgd")}
-    lines = [
-        "| algorithm | steps of a round, by worker | simulated | waiting | simulated | updates | accuracy |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for rule, run in found.items():
-        now, then = facts(run["spans"]), facts(expected[rule]) if rule in expected else None
-        cells = [", ".join(f"{n:g}" for n in now["steps"])]
-        cells.append(", ".join(f"{n:g}" for n in then["steps"]) if then else "")
-        cells += [f"{now['idle']:.1%}", f"{then['idle']:.1%}" if then else ""]
-        lines.append(f"| {NAMES[rule]} | {' | '.join(cells)} | {run['updates']} | {run['accuracy']:.3f} |")
-    table = "\n".join(lines)
-    print(table)
-    draw(found, expected, 4 * steps[-1], ROOT / "docs" / "img" / "esync_processes.png")
-    told = f"Each for {args.secs:g} s; steps of {', '.join(f'{1000 * s:g}' for s in steps)} ms.\n\n{table}"
+    draw(found, args.fastest_ms, ROOT / "docs" / "img" / "esync_processes.png")
+    steps = ", ".join(f"{args.fastest_ms / speed:g}" for speed in SPEEDS)
+    told = f"Each for {args.rounds} steps of the slowest; steps of {steps} ms.\n\n{text}"
     write_between(ROOT / "docs" / "benchmarks.md", "esync processes", told)
 
 
