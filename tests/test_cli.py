@@ -122,6 +122,21 @@ def test_check_prints_a_job_file_of_the_resolved_job(
     )
 
 
+def test_explain_says_what_a_run_would_do_and_runs_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("conf.yml").write_text("model: logistic\nengine: {backend: numpy}\n")
+    assert call("run", "conf.yml", "stop.rounds=7", "algorithm.pace.deadline_secs=9", "--explain") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("conf: fedavg trains logistic (650 parameters")
+    assert "until 7 rounds" in out and "backend: numpy\n" in out and "\nworkers: " in out
+    assert "\npace: sync, cohort 10, over_commit 1.0, deadline_secs 9.0, " in out
+    assert call("run", "conf.yml", "--explain", "--clock-only", "--json") == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["status"] == "ok" and body["plan"]["clock_only"] and "select: uniform" in body["lines"]
+    assert not list(folder.glob("runs*"))
+
+
 def test_check_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("conf.yml").write_text("")
     assert call("check", "conf.yml", "--json") == 0

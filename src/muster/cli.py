@@ -24,6 +24,8 @@ from muster.cli_select_test import select_test
 from muster.cli_show import AsJson, RunFolder, algorithms, compare, data, devices_app, models, report
 from muster.core.errors import MusterError, UserError
 from muster.track.lines import print_line
+from muster.track.phrases import plan_lines
+from muster.track.sink import RunPlan
 
 DONE, OURS, USERS, INTERRUPTED = 0, 1, 2, 130
 
@@ -81,6 +83,11 @@ class _Answer:
         said = _json.dumps(body) if self.as_json else text
         if said:
             print_line(self.out, said)
+
+    def explain(self, plan: RunPlan, lines: list[str]) -> None:
+        """Prints what a run would do."""
+        body = {"status": "ok", "plan": plan.to_json(), "lines": lines}
+        self.give(body, "\n".join([*plan_lines(plan), *lines]))
 
 
 @contextmanager
@@ -156,13 +163,21 @@ def run(
     profile: Annotated[
         bool, typer.Option("--profile", help="Say what the time went into, and write profile.json.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say what would be done and what was chosen; run nothing."),
+    ] = False,
 ) -> int:
     """Run a job."""
     from muster.job import load_job
 
     job = load_job(conf, pairs or ())
+    from muster.run import explain as explained
     from muster.run import run as run_job
 
+    if explain:
+        context.obj.explain(*explained(job, clock_only=clock_only, conf=conf))
+        return DONE
     return _ended(
         context.obj, run_job(job, out, clock_only=clock_only, json=json, conf=conf, profile=profile)
     )

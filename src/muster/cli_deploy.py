@@ -42,6 +42,9 @@ def serve(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check port, disk, certificates, clock and data; serve nothing.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what would be done and with which limits; serve nothing.")
+    ] = False,
     json: AsJson = False,
 ) -> int:
     """Serve a job to real clients; a folder with an unfinished run is gone on with."""
@@ -50,6 +53,11 @@ def serve(
     from muster.job import load_job
 
     job, listen = load_job(conf, pairs or ()), Listen(host, port, certs, insecure, tokens, state_port)
+    if explain:
+        from muster.deploy.explain import explain as explained
+
+        context.obj.explain(*explained(job, listen, conf))
+        return DONE
     if dry_run:
         from muster.deploy.checks import check
 

@@ -19,12 +19,14 @@ from safetensors.numpy import save
 
 from muster import checkpoint
 from muster.compose import Boundary, Say, Session, compose
+from muster.core.algorithm import Algorithm
 from muster.core.errors import JobError, RunFolderError, UserError
 from muster.core.params import ParamSpec
 from muster.core.record import Record
 from muster.core.state import load_state, save_state
 from muster.job import Job, dump_job, load_job
-from muster.job.names import label
+from muster.job.dump import written
+from muster.job.names import SECTIONS, label
 from muster.learn.later import Later
 from muster.learn.plane import load_moment, save_moment
 from muster.learn.stopwatch import Stopwatch
@@ -134,7 +136,9 @@ def run(
     except BaseException:
         _abandon(folder.path)
         raise
-    return _drive(session, folder, console, _plan(session, folder, conf, clock_only), Tally(target_of(job)))
+    return _drive(
+        session, folder, console, _plan(session, folder.path, conf, clock_only), Tally(target_of(job))
+    )
 
 
 def resume(path: Path, *, json: bool = False) -> dict[str, Any]:
@@ -164,7 +168,9 @@ def resume(path: Path, *, json: bool = False) -> dict[str, Any]:
     except BaseException:
         session.close()
         raise
-    new = replace(_plan(session, folder, plan.conf if plan else "", clock_only), resumed_from=version or 0)
+    new = replace(
+        _plan(session, folder.path, plan.conf if plan else "", clock_only), resumed_from=version or 0
+    )
     return _drive(session, folder, console, new, tally)
 
 
@@ -312,27 +318,62 @@ def _restore(session: Session, folder: RunFolder, say: Say) -> int | None:
     return None
 
 
-def _plan(session: Session, folder: RunFolder, conf: str, clock_only: bool) -> RunPlan:
-    job, stop = session.job, session.job.stop
+def _plan(session: Session, out: Path | None, conf: str, clock_only: bool) -> RunPlan:
+    more = {"clock_only": clock_only, "surrogate": session.sim.surrogate}
+    return plan_of(session.job, session.spec, session.num_clients, session.choices, out, conf, **more)
+
+
+def plan_of(
+    job: Job,
+    spec: ParamSpec,
+    num_clients: int,
+    choices: tuple[str, ...],
+    out: Path | None,
+    conf: str,
+    **more: Any,
+) -> RunPlan:
+    """What a job will do; `more` are further fields of the plan."""
+    stop, target = job.stop, target_of(job) or (None, None)
     return RunPlan(
         name=job.name,
         algorithm=job.algorithm.name,
         data=label(job.data),
         model=label(job.model),
-        num_clients=session.num_clients,
-        num_parameters=session.spec.num_parameters,
-        model_bytes=session.spec.num_bytes,
+        num_clients=num_clients,
+        num_parameters=spec.num_parameters,
+        model_bytes=spec.num_bytes,
         rounds=stop.rounds,
         virtual_secs=stop.virtual_secs,
         wall_secs=stop.wall_secs,
-        target_metric=stop.target.metric if stop.target else None,
-        target_value=stop.target.value if stop.target else None,
-        out=folder.path,
+        target_metric=target[0],
+        target_value=target[1],
+        out=out,
         conf=conf,
-        choices=session.choices,
-        clock_only=clock_only,
-        surrogate=session.sim.surrogate,
+        choices=choices,
+        **more,
     )
+
+
+def explain(job: Job, *, clock_only: bool = False, conf: str = "") -> tuple[RunPlan, list[str]]:
+    """What a run of the job would do: the plan, and its parts with every setting that is derived.
+
+    Nothing is trained and nothing is left on disk but prepared data.
+
+    Raises:
+        UserError: The job cannot be run.
+    """
+    session = compose(job, clock_only=clock_only)
+    session.close()
+    return _plan(session, None, conf, clock_only), part_lines(session.sim.algorithm)
+
+
+def part_lines(algorithm: Algorithm) -> list[str]:
+    """A line about each part of an algorithm, with all its settings."""
+    told = {name: written(getattr(algorithm, name)) for name in SECTIONS}
+    return [
+        f"{name}: {part.pop('name')}" + "".join(f", {key} {value}" for key, value in part.items())
+        for name, part in told.items()
+    ]
 
 
 def target_of(job: Job) -> tuple[str, float] | None:

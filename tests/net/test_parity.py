@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from muster.deploy.assembly import assemble, deliver_all
+from muster.deploy.server import summary_of
 from muster.net.journal import JOURNAL
 from muster.privacy import Privacy
+from muster.track.summary import Tally
 from worlds.deployed import Rig, crowd, job_of, simulated, start_of
 
 SYNCHRONOUS: dict[str, Any] = {
@@ -120,3 +122,9 @@ def test_records_of_a_private_run_say_what_it_gives_away(tmp_path: Path) -> None
     plain = Privacy("none", "", 2.0, 1e-4, 1.0)  # real clients may get lost: no draw hides them
     assert [record.epsilon for record in rig.told] == [plain.epsilon(version) for version in range(4)]
     assert rig.told[1].epsilon > 1
+    tally = Tally()
+    for record in rig.told:
+        tally.add(record)
+    private = summary_of(job, rig.made, tally, interrupted=False).privacy
+    assert private["epsilon"] == plain.epsilon(3) and not private["amplified"]
+    assert private["why"] == "not amplified: tasks get lost"

@@ -31,7 +31,7 @@ from muster.net.received import Elsewhere, Examine, MissingUpdateError, Received
 from muster.net.roster import Roster
 from muster.net.spool import Spool
 from muster.net.wire import Layout, Route
-from muster.privacy import expecting, reckoned
+from muster.privacy import Privacy, expecting, reckoned
 
 from .errand import Errand, demanded, written
 from .examiner import Start
@@ -54,6 +54,8 @@ class Assembly:
     spool: Spool
     errand: str
     num_examples: npt.NDArray[np.int32]
+    privacy: Privacy | None
+    """How a private run is accounted for."""
     records: list[Record] = field(default_factory=list)
     """Told and not yet written."""
     notes: list[Note] = field(default_factory=list)
@@ -175,6 +177,7 @@ def assemble(
         spool,
         written(errand_of(job, start, data)),
         data.num_examples,
+        privacy,
         records,
         notes,
     )

@@ -15,14 +15,13 @@ from muster.core.errors import RunFolderError, UserError
 from muster.core.memory import peak_rss_bytes
 from muster.core.record import Record
 from muster.job import Job, dump_job, load_job
-from muster.job.names import label
 from muster.net.journal import JOURNAL, Journal
-from muster.run import MODEL, target_of, write_model
+from muster.run import MODEL, plan_of, target_of, write_model
 from muster.track.console import make_console
 from muster.track.folder import JOB, RunFolder, next_free, write_whole
 from muster.track.folder_sink import FolderSink
 from muster.track.sink import RunPlan, Sink
-from muster.track.summary import Tally, meets
+from muster.track.summary import Summary, Tally, meets
 
 from .assembly import CLIENTS, Assembly, Say, assemble, take_up
 from .examiner import Examiner
@@ -197,9 +196,8 @@ def _conduct(
                 tally.add(record)
     sink = FolderSink(folder, console.say)
     sinks = (console, sink)
-    plan = _plan(job, made, folder.path, conf, version if again else None)
     for each in sinks:
-        each.begin(plan)
+        each.begin(plan(job, made, folder.path, conf, version if again else None))
 
     def say(line: str) -> None:
         console.say(line)
@@ -209,13 +207,8 @@ def _conduct(
     interrupted = asyncio.run(
         _serve(job, folder.path, made, journal, began, listen, keeper, say, ready, deserted)
     )
-    ended = made.conductor.ended
     write_model(folder.path / MODEL, made.spec, made.plane.result)
-    status, why = "interrupted", "it was interrupted; the same command goes on with it"
-    if not interrupted and ended is not None:
-        status, why = ended.status, ended.why
-    sha256 = made.spec.sha256(made.plane.result)
-    summary = tally.summary(status, why, peak_rss_bytes(), sha256, job.seed, wall_secs=made.wall_secs)
+    summary = summary_of(job, made, tally, interrupted)
     for each in reversed(sinks):
         each.end(summary)
     return summary.to_json()
@@ -339,23 +332,24 @@ async def open_server(
     return server, service, port
 
 
-def _plan(job: Job, made: Assembly, out: Path, conf: str, resumed_from: int | None) -> RunPlan:
-    stop = job.stop
-    return RunPlan(
-        name=job.name,
-        algorithm=job.algorithm.name,
-        data=label(job.data),
-        model=label(job.model),
-        num_clients=made.conductor.roster.num_clients,
-        num_parameters=made.spec.num_parameters,
-        model_bytes=made.spec.num_bytes,
-        rounds=stop.rounds,
-        virtual_secs=stop.virtual_secs,
-        wall_secs=stop.wall_secs,
-        target_metric=stop.target.metric if stop.target else None,
-        target_value=stop.target.value if stop.target else None,
-        out=out,
-        conf=conf,
-        choices=("deployed: real clients, wall-clock time", f"backend: {job.engine.backend}"),
-        resumed_from=resumed_from,
+def plan(job: Job, made: Assembly, out: Path | None, conf: str, resumed_from: int | None = None) -> RunPlan:
+    """What a deployed job will do."""
+    choices = (
+        "deployed: real clients, wall-clock time",
+        f"backend: {job.engine.backend}",
+        f"gradients: {job.engine.gradients}",
+        *(() if made.privacy is None else (f"privacy: {made.privacy.why}",)),
     )
+    num_clients = made.conductor.roster.num_clients
+    return plan_of(job, made.spec, num_clients, choices, out, conf, resumed_from=resumed_from)
+
+
+def summary_of(job: Job, made: Assembly, tally: Tally, interrupted: bool) -> Summary:
+    """How a deployed run has ended."""
+    ended = made.conductor.ended
+    status, why = "interrupted", "it was interrupted; the same command goes on with it"
+    if not interrupted and ended is not None:
+        status, why = ended.status, ended.why
+    sha256 = made.spec.sha256(made.plane.result)
+    summary = tally.summary(status, why, peak_rss_bytes(), sha256, job.seed, wall_secs=made.wall_secs)
+    return summary if made.privacy is None else replace(summary, privacy=made.privacy.to_json(tally.version))

@@ -30,6 +30,9 @@ from . import errand as errands
 from .errand import Errand
 from .local_training import LocalTraining
 
+Train = Callable[[Task], None]
+"""Works on a task, until its update is sent."""
+
 
 @dataclass(frozen=True)
 class Door:
@@ -180,35 +183,38 @@ def join(
     """
     examples = None if data is None else local_examples(data, door.name)
     member = Client(open_link(door, say), door.name, -1 if examples is None else len(examples), say)
-    member.step_secs = step_secs
-    member.join()
-    if examples is None:
-        from muster.data.store import prepare
+    member.step_secs, num, lasting = step_secs, 0, Lasting(home)
+    try:
+        member.join()
+        if examples is None:
+            from muster.data.store import prepare
 
-        dataset, seeds = (errands.of(member.recipe, name, allow_code) for name in ("data", "seeds"))
-        examples = prepare(dataset, seeds["data"]).client(member.row)
-    lasting = Lasting(home)
-    member.pending |= set(lasting.waiting)
-    member.outcome = lasting.settle
-    num = 0
-    if train:
-        work = own(train, member, examples, lasting, allow_code)
-    else:
-        work = learnt(member, errands.read(member.recipe, allow_code), examples, lasting)
-    for task in member:
-        try:
-            work(task)
-        except UserError:
-            raise
-        except (Exception, SystemExit) as error:
-            say(f"task {task.ticket} failed: {type(error).__name__}: {error}")
-            task.fail(error)
-        num += 1
+            dataset, seeds = (errands.of(member.recipe, name, allow_code) for name in ("data", "seeds"))
+            examples = prepare(dataset, seeds["data"]).client(member.row)
+        member.pending |= set(lasting.waiting)
+        member.outcome = lasting.settle
+        if train:
+            work = own(train, member, examples, lasting, allow_code)
+        else:
+            work = learnt(member, errands.read(member.recipe, allow_code), examples, lasting)
+        for task in member:
+            _done(work, task, say)
+            num += 1
+    finally:
+        member.close()
     ended = member.ended
     return {"status": ended.status, "why": ended.why, "num_tasks": num, "client": member.row}
 
 
-Train = Callable[[Task], None]
+def _done(work: Train, task: Task, say: Say) -> None:
+    """Works on a task; what training raises is told to the server, and ends the task only."""
+    try:
+        work(task)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        say(f"task {task.ticket} failed: {type(error).__name__}: {error}")
+        task.fail(error)
 
 
 def learnt(member: Client, errand: Errand, examples: Examples, lasting: Lasting) -> Train:
