@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from muster.core.errors import UserError
 from muster.core.record import Record
 from muster.core.tables import SECOND, Kind
+from muster.deploy.assembly import assemble
 from muster.net.client import Client
 from muster.net.journal import JOURNAL, Entry, read
 from muster.net.rpc import pb
-from worlds.deployed import Rig, crowd, job_of
+from worlds.deployed import Rig, crowd, job_of, start_of
 
 SPEEDS = (1.0, 0.5, 0.25, 0.125)
 STEP_SECS = [1 / speed for speed in SPEEDS]
@@ -33,7 +36,7 @@ class Turns:
 
     def __init__(self, rig: Rig, clock: Clock) -> None:
         self.rig, self.clock = rig, clock
-        self.clients = [rig.client(number) for number in range(len(STEP_SECS))]
+        self.clients = [rig.client(number, num_examples=10) for number in range(len(STEP_SECS))]
         for client in self.clients:
             client.join()
 
@@ -79,6 +82,7 @@ def test_esync_makes_8_4_2_1_steps_and_nobody_waits(leases: bool, make: Callable
     turns = Turns(rig, clock)
     steps = [turns.round(leased=True) for _ in range(3)]
     rig.wait()
+    assert [record.num_accepted for record in rig.told[1:]] == [4, 4, 4]
     assert steps[1:] == [[8, 4, 2, 1]] * 2
     assert steps[0][3] == 1 and steps[0][0] >= 8  # who is slowest was not known yet
     for before, record in zip(rig.told[1:], rig.told[2:], strict=False):
@@ -101,6 +105,75 @@ def test_ssgd_on_the_same_workers_idles_more_than_half_of_the_time(make: Callabl
         assert idle_share(record, before.now_secs) == pytest.approx(
             17 / 32, abs=1e-3
         )  # (7 + 6 + 4) / (4 x 8)
+
+
+def test_semi_sync_fills_its_period_from_the_first_round_on(make: Callable[..., Rig]) -> None:
+    clock = Clock()
+    pace = {"cohort": 4, "period_secs": 8.0}
+    rig = make(job_of(rounds=2, num_clients=4, algorithm={"name": "semi_sync", "pace": pace}), clock=clock)
+    turns = Turns(rig, clock)
+    assert [turns.round(leased=True) for _ in range(2)] == [[8, 4, 2, 1]] * 2
+    rig.wait()
+    begun = [record.now_secs for record in rig.told]
+    assert begun[1:] == pytest.approx([begun[0] + 8, begun[0] + 16], abs=1e-3)
+    asked = [
+        body.client
+        for _, body in read(rig.folder / JOURNAL)
+        if isinstance(body, Entry) and body.kind == Kind.PROGRESSED
+    ]
+    assert sorted(asked) == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 2  # after the first step, and the last
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "fix"),
+    [
+        ({"name": "semi_sync", "pace": {"cohort": 2}}, "algorithm.pace.period_secs"),
+        (
+            {"name": "esync", "pace": {"cohort": 2, "beliefs": "population"}},
+            "algorithm.pace.beliefs=measured",
+        ),
+    ],
+)
+def test_speeds_that_would_have_to_be_foreseen_are_refused(
+    algorithm: dict[str, object], fix: str, tmp_path: Path
+) -> None:
+    job = job_of(rounds=1, num_clients=2, algorithm=algorithm)
+    with pytest.raises(UserError, match=fix):
+        assemble(job, tmp_path, start_of(job), lambda params: {}, store=None)
+
+
+def test_tifl_profiles_real_clients_and_trains_tier_by_tier(make: Callable[..., Rig]) -> None:
+    select = {"tiers": 2, "interval": 3, "sample": 1}
+    algorithm = {"name": "tifl", "pace": {"cohort": 2}, "select": select}
+    clock = Clock()
+    rig = make(job_of(rounds=5, num_clients=4, algorithm=algorithm), clock=clock)
+    clients, conductor = [rig.client(number, num_examples=10) for number in range(4)], rig.made.conductor
+    for client in clients:
+        client.join()
+    asked: list[list[int]] = []
+    while not conductor.over:
+        begun, out = clock.secs, [k for k in range(4) if conductor.task_of(k) is not None]
+        tasks = {k: clients[k].take() for k in out}
+        measured = []
+        for k, task in tasks.items():
+            clock.secs = begun + STEP_SECS[k]
+            assert task is not None
+            if task.measure:
+                task.answer(1.0, 0.9 if k < 2 else 0.1)
+                measured.append(k)
+            else:
+                task.submit(task.model, loss=0.0)
+        asked += [measured] if measured else []
+    rig.wait()
+    assert asked[0] == [0, 1, 2, 3] and len(asked) == 2
+    state = conductor.state.select
+    assert state["tier"].tolist() == [0, 0, 1, 1]
+    fast, slow = asked[1]  # one of each tier is asked again; who is worse is drawn twice as often
+    assert fast < 2 <= slow and state["chances"].tolist() == pytest.approx([1 / 3, 2 / 3])
+    assert all(sorted(record.clients) in ([0, 1], [2, 3]) for record in rig.told[1:])
+    assert [record.num_measured for record in rig.told] == [0, 4, 0, 0, 2, 0]
+    profiles = [span for span in rig.told[1].spans if span.outcome == "measured"]
+    assert [span.end_secs - span.sent_secs for span in profiles] == pytest.approx(STEP_SECS, abs=1e-3)
 
 
 def test_records_tell_what_each_task_took(make: Callable[..., Rig]) -> None:

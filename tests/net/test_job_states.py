@@ -49,7 +49,7 @@ class Original:
     """A worker as the paper's algorithm 3 has it: asks the state server, pulls and pushes by itself."""
 
     def __init__(self, rig: Rig, number: int, states: StateClient, step_secs: float) -> None:
-        self.client, self.states = rig.client(number), states
+        self.client, self.states = rig.client(number, num_examples=10), states
         self.step_secs, self.steps, self.error = step_secs, [], None  # type: ignore[var-annotated]
         self.thread = threading.Thread(target=self._live, daemon=True)
         self.thread.start()
@@ -99,7 +99,7 @@ def test_workers_of_the_original_kind_and_our_own_take_part_in_one_round(
 
 
 def two(rig: Rig) -> list[Client]:
-    clients = [rig.client(number) for number in range(2)]
+    clients = [rig.client(number, num_examples=10) for number in range(2)]
     for client in clients:
         client.join()
     tasks = [client.take() for client in clients]

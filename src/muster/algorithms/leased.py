@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.algorithm import Pace, Plan, State, View
+from muster.core.errors import UserError
 from muster.core.population import Population
 from muster.core.tables import SECOND, Appetite, Ids, Lease, Table
 
@@ -71,9 +72,17 @@ class Beliefs:
 
 
 def foreseen_beliefs(population: Population) -> Beliefs:
-    """What the population's devices are known to take."""
+    """What the population's devices are known to take.
+
+    Raises:
+        UserError: It is one of real clients, of whom nothing is known beforehand.
+    """
     legs = population.foreseen
-    assert legs is not None, "a pace that foresees is told"
+    if legs is None:
+        raise UserError(
+            "algorithm.pace.beliefs is population, but how fast real clients are is not known beforehand: "
+            "say algorithm.pace.beliefs=measured"
+        )
     columns = (legs.load_secs, legs.step_secs, legs.send_secs)
     ns = (np.rint(column * SECOND).astype(np.int64) for column in columns)
     return Beliefs(np.arange(population.num_clients), *ns)
