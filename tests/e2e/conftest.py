@@ -28,7 +28,7 @@ class Shell:
     folder: Path
 
     def start(self, *args: str) -> subprocess.Popen[str]:
-        """Starts the command; Ctrl-C reaches it even where the tests themselves run in the background."""
+        """Starts the command."""
         return subprocess.Popen(
             [sys.executable, "-m", "muster", *args],
             cwd=self.folder,
@@ -36,7 +36,6 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
         )
 
     def __call__(self, *args: str, code: int = 0) -> tuple[str, str]:
@@ -51,6 +50,16 @@ class Shell:
         body = json.loads(self(*args, "--json", code=code)[0])
         assert isinstance(body, dict)
         return body
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """Ctrl-C reaches what is started even where the tests run in the background, in which it is ignored.
+
+    What is ignored stays so in a new program, unlike what is handled; to set it between fork and exec would
+    be a fork, of which JAX warns where another test has loaded it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
