@@ -19,13 +19,15 @@ TICKS = os.sysconf("SC_CLK_TCK")
 JOB = """
 data: {{name: digits, partition: {{name: iid, num_clients: {clients}}}}}
 model: {{name: mlp, hidden: {hidden}}}
-algorithm: {{name: fedavg, pace: {{cohort: {clients}}}}}
+algorithm: {{name: fedavg, pace: {{cohort: {clients}, min_start: {min_start}}}}}
 population: always_on
 engine: {{backend: numpy, mode: sequential, workers: 1}}
 stop: {{rounds: {rounds}}}
 track: {{checkpoint_every: 1, evaluate_every: 1000}}
 deploy: {{start_with: {start_with}, lease_secs: {lease}}}
 """
+
+USUAL = {"rounds": 1000, "lease": 10, "min_start": "null"}
 
 
 class Process:
@@ -94,7 +96,7 @@ def serving(**settings: Any) -> Iterator[tuple[Process, str]]:
     """A server of a job in a folder of its own, and its address."""
     with tempfile.TemporaryDirectory(prefix="muster-load-") as name:
         folder = Path(name)
-        (folder / "job.yml").write_text(JOB.format(**{"rounds": 1000, "lease": 10, **settings}))
+        (folder / "job.yml").write_text(JOB.format(**{**USUAL, **settings}))
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         args = (
@@ -117,12 +119,12 @@ def serving(**settings: Any) -> Iterator[tuple[Process, str]]:
             server.close()
 
 
-def wait_for(port: int, secs: float = 60.0) -> None:
+def wait_for(port: int, secs: float = 60.0, host: str = "127.0.0.1") -> None:
     """Returns when somebody listens."""
     until = time.monotonic() + secs
     while time.monotonic() < until:
         try:
-            socket.create_connection(("127.0.0.1", port), 1.0).close()
+            socket.create_connection((host, port), 1.0).close()
         except OSError:
             time.sleep(0.1)
         else:

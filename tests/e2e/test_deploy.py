@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import muster
+from muster.net import certs
 
 JOB = """
 data: {name: digits, partition: {name: iid, num_clients: 2}}
@@ -84,12 +85,15 @@ def test_a_run_whose_clients_all_fail_ends_and_says_where_to_look(shell: Any) ->
 @pytest.mark.timeout(180)
 def test_a_server_killed_by_the_system_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:
     (tmp_path / "job.yml").write_text(JOB)
+    certs.init(tmp_path / "certs")
+    for number in range(2):
+        certs.issue(tmp_path / "certs", f"client-{number}")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(*args: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "muster", *args, "--insecure"]
+        command = [sys.executable, "-m", "muster", *args, "--certs", "certs"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         quiet = subprocess.DEVNULL
         processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=quiet, stderr=quiet))

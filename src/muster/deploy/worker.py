@@ -177,6 +177,10 @@ def join(
         step_secs: A step takes so long at least: for experiments with slow clients.
         say: Told what the user should know.
 
+    Returns:
+        JSON data: how the run has ended, how many tasks were worked on, how often a call or a transfer broke,
+        and how many bytes were sent again for it.
+
     Raises:
         UserError: The server refuses, the data does not fit, ...
 
@@ -202,8 +206,9 @@ def join(
             num += 1
     finally:
         member.close()
-    ended = member.ended
-    return {"status": ended.status, "why": ended.why, "num_tasks": num, "client": member.row}
+    ended, link = member.ended, member.link
+    body = {"status": ended.status, "why": ended.why, "num_tasks": num, "client": member.row}
+    return {**body, "num_breaks": link.num_breaks, "resent_bytes": link.num_resent}
 
 
 def _done(work: Train, task: Task, say: Say) -> None:

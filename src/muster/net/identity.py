@@ -143,9 +143,12 @@ def describe(folder: Path, now: datetime | None = None) -> list[dict[str, str]]:
 
 
 def explain_server(host: str, port: int, roots: bytes, timeout_secs: float = 5.0) -> str | None:
-    """Why TLS with the server at `host:port` fails, as one sentence; None when its certificate is good.
+    """What is wrong with the certificate of the server at `host:port`, as one sentence.
 
     gRPC says only that a handshake failed. This one looks at the certificate that the server shows.
+
+    Returns:
+        None if it is good, or if nobody is reached: a server that is away may come back.
     """
     import socket
 
@@ -160,10 +163,12 @@ def explain_server(host: str, port: int, roots: bytes, timeout_secs: float = 5.0
             context.wrap_socket(plain, server_hostname=host) as secure,
         ):
             shown = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):
+        return None
     except ssl.SSLError as error:
         return f"the server at {host}:{port} does not speak TLS ({error.reason or error})"
-    except OSError as error:
-        return f"no connection to {host}:{port}: {error.strerror or error}"
+    except OSError:
+        return None
     if not any(_signed_by(shown, root) for root in parse_certificates(roots, "ca.crt")):
         return (
             f"the certificate {where} was signed by {shown.issuer.rfc4514_string()}, which ca.crt does not "

@@ -1,0 +1,195 @@
+"""Faults that take long, or root, done to real processes: what was seen goes to docs/benchmarks.md.
+
+    python benchmarks/faults.py [hung] [loss] [growth]
+
+hung: a hundred clients stop (SIGSTOP) in the middle of their tasks, with their connections open; four go on.
+The server's threads and memory are looked at before and after, and how long the round takes to close.
+loss: two clients of a run over a link that loses 30 % of the packets each way, with 300 ms of round trip, and
+that is dark for a minute; the run must end in the simulation's bits. Needs root: see lossy_link.py.
+growth: 5,000 rounds; a line through the server's memory must rise by less than 1 MB in 100 rounds.
+Exits with 1 if anything of this does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from load_processes import JOB, USUAL, Process, serving, swarm, wait_for
+from lossy_link import HERE, LossyLink
+from marked import write_between
+
+import muster
+
+PAGE = Path(__file__).resolve().parent.parent / "docs/benchmarks.md"
+MB = 1e6
+NUM_HUNG, NUM_GOOD, LEASE_SECS = 100, 4, 2.0
+LOSS, ROUND_TRIP_SECS, DARK_SECS = 0.3, 0.3, 60.0
+NUM_ROUNDS, WARM = 5000, 500
+
+
+def records(server: Process) -> list[dict[str, Any]]:
+    """What a server has written down so far."""
+    path = Path(f"/proc/{server.pid}/cwd/run/records.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def join(address: str, number: int, *options: str) -> Process:
+    """A client that trains."""
+    command = ("-m", "muster", "join", address, "--name", f"client-{number}", "--json")
+    return Process(*command, *(options or ("--insecure",)))
+
+
+def until(what: Any, secs: float) -> float:
+    """Waits until something is so; returns for how long."""
+    began = time.monotonic()
+    while not what():
+        if time.monotonic() - began > secs:
+            raise SystemExit(f"it is not so after {secs:g} s")
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def hung() -> tuple[bool, str]:
+    """A hundred clients stop in the middle of their tasks."""
+    count = NUM_HUNG + NUM_GOOD
+    settings = {
+        "clients": count,
+        "start_with": count,
+        "hidden": [200],
+        "lease": LEASE_SECS,
+        "min_start": NUM_GOOD,
+    }
+    with ExitStack() as stack:
+        server, address = stack.enter_context(serving(**settings))
+        crowd = stack.enter_context(swarm("rounds", address, NUM_HUNG))
+        for number in range(NUM_HUNG, count):
+            stack.callback(join(address, number).close)
+        crowd.answer()  # they have joined
+        crowd.ask("round")  # and have their tasks and models
+        threads, rss = server.status("Threads"), server.status("VmRSS")
+        os.kill(crowd.pid, signal.SIGSTOP)
+        try:
+            closed = until(lambda: len(records(server)) > 1, 60)
+            until(lambda: len(records(server)) > 50, 120)
+            most, after = server.status("Threads"), server.status("VmRSS")
+        finally:
+            os.kill(crowd.pid, signal.SIGCONT)
+        told = records(server)
+    first, rest = told[1], told[2:50]
+    good = (first["num_accepted"], first["num_lost"]) == (NUM_GOOD, NUM_HUNG)
+    good &= all(record["num_accepted"] == NUM_GOOD for record in rest)
+    good &= closed <= 2 * LEASE_SECS + 1 and most <= threads and after - rss < 10 * MB
+    return good, (
+        f"{NUM_HUNG} clients stopped in their tasks (SIGSTOP, connections open; leases of {LEASE_SECS:g} s): "
+        f"the round closed {closed:.1f} s later with {first['num_accepted']} updates and "
+        f"{first['num_lost']} lost tasks, and {len(rest)} rounds of {NUM_GOOD} followed. The server "
+        f"had {threads} threads and {rss / MB:.0f} MB before, {most} threads and {after / MB:.0f} MB after."
+    )
+
+
+def loss() -> tuple[bool, str]:
+    """A run over a bad link."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder, port = Path(name), 7433
+        settings = {"clients": 2, "start_with": 2, "hidden": [50], "rounds": 3, "lease": 300}
+        (folder / "job.yml").write_text(JOB.format(**{**USUAL, **settings}))
+        certs = folder / "certs"
+        _issue(certs)
+        run = muster.simulate(folder / "job.yml")
+        for _ in run:
+            pass
+        link = LossyLink(LOSS, ROUND_TRIP_SECS / 2)
+        command = ("-m", "muster", "serve", "job.yml", "--certs", certs, "--host", HERE, "--json")
+        server = Process(*command, "--port", str(port), "--out", "run", cwd=folder)
+        stack.callback(server.close)
+        wait_for(port, host=HERE)
+        link.cross()
+        began = time.monotonic()
+        clients = [join(f"{HERE}:{port}", number, "--certs", str(certs)) for number in range(2)]
+        for client in clients:
+            stack.callback(client.close)
+        until(lambda: len(records(server)) > 1, 900)
+        link.dark.set()
+        time.sleep(DARK_SECS)
+        link.dark.clear()
+        ended, said = server.answer(), [client.answer() for client in clients]
+        took = time.monotonic() - began
+    assert run.summary is not None
+    breaks, resent = (sum(body[key] for body in said) for key in ("num_breaks", "resent_bytes"))
+    good = ended["model_sha256"] == run.summary.model_sha256 and ended["num_tasks"]["accepted"] == 6
+    good &= all(body["status"] == "rounds" for body in said)
+    return good, (
+        f"Three rounds of two clients over a link with {LOSS:.0%} loss each way and "
+        f"{1000 * ROUND_TRIP_SECS:.0f} ms of round trip ({link.num_lost:,} of {link.num_packets:,} packets "
+        f"lost), dark for {DARK_SECS:.0f} s after the first: ended after {took:.0f} s "
+        f"{'in' if good else 'NOT in'} the simulation's hash, with {ended['num_tasks']['accepted']} of 6 "
+        f"updates accepted; {breaks} calls and transfers broke, and {resent:,} bytes were sent again. "
+        "The model has 15 kB."
+    )
+
+
+def _issue(certs: Path) -> None:
+    from muster.net.certs import init, issue
+
+    init(certs, hosts=(HERE,))
+    for number in range(2):
+        issue(certs, f"client-{number}")
+
+
+def growth() -> tuple[bool, str]:
+    """Thousands of rounds."""
+    with ExitStack() as stack:
+        server, address = stack.enter_context(
+            serving(clients=2, start_with=2, hidden=[32], rounds=NUM_ROUNDS)
+        )
+        for number in range(2):
+            stack.callback(join(address, number).close)
+        until(lambda: len(records(server)) > 1, 60)
+        began, seen = time.monotonic(), [(0, 0)]
+        with Path(f"/proc/{server.pid}/cwd/run/records.jsonl").open() as file:
+            while seen[-1][0] < NUM_ROUNDS:
+                lines = sum(1 for _ in file)
+                seen.append((seen[-1][0] + lines, server.status("VmRSS")))
+                time.sleep(0.5)
+                if time.monotonic() - began > 1800:
+                    raise SystemExit(f"{seen[-1][0]} rounds in half an hour")
+        took, ended = time.monotonic() - began, server.answer()
+    rounds, rss = np.array([pair for pair in seen if pair[0] >= WARM], float).T
+    slope = float(np.polyfit(rounds, rss, 1)[0]) * 100 / MB
+    good = slope < 1 and ended["rounds"] == NUM_ROUNDS
+    return good, (
+        f"{NUM_ROUNDS:,} rounds of two clients, a checkpoint each: the server had {rss[0] / MB:.1f} MB after "
+        f"{WARM} rounds and {rss[-1] / MB:.1f} MB at the end, at most {rss.max() / MB:.1f} MB; a line "
+        f"through {len(rss)} looks rises by {slope:.3f} MB in 100 rounds. {took:.0f} s."
+    )
+
+
+def main() -> None:
+    """Does, prints and writes what was seen."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = {"hung": hung, "growth": growth, "loss": loss}
+    parser.add_argument("what", nargs="*", default=list(kinds), metavar="|".join(kinds))
+    held = True
+    wanted = parser.parse_args().what
+    for name in (name for name in kinds if name in wanted):  # loss is last: it leaves this network
+        good, text = kinds[name]()
+        held &= good
+        print(name, "holds:" if good else "DOES NOT HOLD:", text, flush=True)
+        write_between(PAGE, f"faults {name}", text)
+    sys.exit(0 if held else "a fault did not end as it must")
+
+
+if __name__ == "__main__":
+    main()
