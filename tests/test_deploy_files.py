@@ -75,6 +75,11 @@ def test_a_wrong_command_line_would_be_found() -> None:
 def test_the_four_workers_have_the_quotas_of_the_paper() -> None:
     quotas = [COMPOSE["services"][f"worker-{i}"]["cpus"] for i in range(4)]
     assert quotas == [1.0, 0.5, 0.25, 0.125]
+    job = load_job(DEPLOY / "esync.yml")
+    assert job.algorithm.name == "esync" and list(job.population.quotas) == quotas  # what a simulation sees
+    (mounted,) = [v for v in COMPOSE["services"]["server"]["volumes"] if v.endswith(":/job.yml:ro")]
+    assert mounted == "./esync.yml:/job.yml:ro"
+    assert "7434:7434" in COMPOSE["services"]["server"]["ports"]  # of the state server in its process
 
 
 def test_compose_refers_to_what_it_declares() -> None:
