@@ -140,7 +140,7 @@ def compose(
     backend, chunk = engine.backend, engine.chunk if engine.mode == "cohort" else 0
     algorithm, local = expecting(job.algorithm, data.num_clients).fitted(), job.algorithm.local
     work = local.work(job.train)
-    learner = make_learner(backend, job.model, job.task, data.facts, local, work, asked.gradients)
+    learner = make_learner(backend, job.model, job.task, data.facts, local, work, asked.gradients, chunk)
     chosen = Engine(backend, engine.mode, engine.chunk, learner.gradients, asked.workers, asked.max_worker_mb)
     job = replace(job, engine=chosen, clock=_read_clock(job, learner, data, work))
     spec = learner.spec

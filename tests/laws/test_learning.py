@@ -131,16 +131,28 @@ RULES = sorted({type(small(name).local): name for name in NAMES if small(name).l
 """An algorithm for each local rule."""
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_law_8_a_cohort_in_jax_gives_what_one_by_one_training_gives(name):
-    """To 1e-5 of the largest coordinate, which is the bound that docs/decisions/engine.md states."""
+def jax_cohorts():
     pytest.importorskip("jax")
     from muster.learn.jax_learner import JaxLearner
 
-    algorithm = small(name, cohort=12)
+    return JaxLearner
+
+
+def torch_cohorts():
+    pytest.importorskip("torch")
+    from muster.learn.torch_cohort import TorchCohort
+
+    return TorchCohort
+
+
+@pytest.mark.parametrize("cohorts", [jax_cohorts, torch_cohorts])
+@pytest.mark.parametrize("name", RULES)
+def test_law_8_a_cohort_in_jax_or_torch_gives_what_one_by_one_training_gives(name, cohorts):
+    """To 1e-5 of the largest coordinate, which is the bound that docs/decisions/engine.md states."""
+    algorithm, together = small(name, cohort=12), cohorts()
     tasks, late = taken(range(12), [0] * 12), np.zeros(12, np.int64)
     totals, reports = [], []
-    for make, chunk in ((NumpyLearner, 0), (JaxLearner, 12)):
+    for make, chunk in ((NumpyLearner, 0), (together, 12)):
         local = algorithm.local
         learner = lambda: make(Logistic(), Classification(), FACTS, local, local.work(Work(batch_size=2)))  # noqa: B023, E731
         rig = Rig(algorithm, make_learner=learner)

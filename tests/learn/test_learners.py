@@ -99,11 +99,33 @@ def test_a_rule_for_one_client_only_is_noticed():
         chosen(MLP((64,)), OneNorm(), mode="cohort")
 
 
-def test_cohorts_of_other_models_are_refused():
-    with pytest.raises(UserError, match="found leaf_cnn with backend auto; use"):
+def test_torch_trains_cohorts_of_other_models_where_they_are_asked_for():
+    pytest.importorskip("torch")
+    assert chosen(MLP((64,)), SGD(), mode="cohort", backend="torch") == ("torch", "cohort", 54)
+    images = Facts("images", (1, 8, 8), 10)
+    # 32 x 26 + 64 x 801 + 4 x 257 + 10 x 5 = 53,174 numbers: 4 models fit into 1 MiB
+    choice = choose_engine("auto", "cohort", "auto", LeafCNN(dense=4), images, SGD())
+    assert (choice.backend, choice.mode, choice.chunk) == ("torch", "cohort", 4)
+    learner = make_learner("torch", MLP((2,)), Classification(), images, SGD(), Work(), chunk=4)
+    assert type(learner).__name__ == "TorchCohort"
+
+
+def test_cohorts_that_a_backend_cannot_train_are_refused():
+    with pytest.raises(UserError, match="backend numpy cannot train model leaf_cnn; it trains with torch"):
+        chosen(LeafCNN(), SGD(), mode="cohort", backend="numpy", chunk=2)
+
+
+def test_cohorts_without_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"pip install 'muster-fl\[torch\]'"):
         chosen(LeafCNN(), SGD(), mode="cohort")
-    with pytest.raises(UserError, match="found mlp with backend torch"):
-        chosen(MLP(), SGD(), mode="cohort", backend="torch")
+
+
+def test_a_model_too_large_for_memory_is_refused_when_its_cohorts_are_sized():
+    pytest.importorskip("torch")
+    facts = Facts("images", (1, 28, 28), 10)
+    with pytest.raises(UserError, match="model leaf_cnn does not fit into this machine's memory"):
+        choose_engine("auto", "cohort", "auto", LeafCNN(dense=10**13), facts, SGD())
 
 
 @pytest.mark.parametrize("backend", ["torch", "numpy"])

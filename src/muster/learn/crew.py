@@ -60,9 +60,8 @@ class Recipe:
     def trainer(self, total: Any = None, watch: Stopwatch | None = None) -> Trainer:
         """A trainer of its own, summing into `total` (i64[U · size]) if it is given."""
         data = FederatedData.open(Path(self.data))
-        learner = make_learner(
-            self.backend, self.model, self.task, data.facts, self.local, self.work, self.gradients
-        )
+        parts = (self.model, self.task, data.facts, self.local, self.work)
+        learner = make_learner(self.backend, *parts, self.gradients, self.chunk)
         size = len(self.local.up) * learner.spec.size
         total = FixedPointSum(size, self.folding.scale, total)
         return Trainer(watched(learner, watch, **LEARNER), data, self.folding, total, self.chunk)

@@ -67,21 +67,17 @@ def choose_engine(
     """The engine, from the model and the rule alone: never from timing.
 
     `auto` trains cohorts, in NumPy unless JAX is asked for, where the model is dense and so small that
-    several fit into the cache, and the local rule is one for many clients side by side.
+    several fit into the cache, and the local rule is one for many clients side by side. Where cohorts are
+    asked for, all other models, and all with `backend` torch, are torch's.
 
     Raises:
         UserError: What is asked for does not go together.
     """
     many = 1 if chunk == "auto" else chunk
-    if chunk == "auto" and isinstance(model, Dense):
-        fitting = chunk_for_compiled if backend == "jax" else chunk_for
-        many = fitting(model.spec(facts).num_bytes)
     able = isinstance(model, Dense) and backend != "torch"
-    if mode == "cohort" and not able:
-        raise UserError(
-            f"engine.mode cohort trains logistic and mlp with backend numpy or jax; found "
-            f"{model.part_name()} with backend {backend}; use engine.mode sequential"
-        )
+    if chunk == "auto" and (able or mode == "cohort"):
+        fitting = chunk_for_compiled if backend == "jax" else chunk_for
+        many = fitting(_num_bytes(model, facts))
     if mode == "cohort" and not side_by_side(local):
         rule = local.part_name()
         raise UserError(
@@ -89,10 +85,20 @@ def choose_engine(
         )
     if mode == "cohort" or (mode == "auto" and able and many > 1 and side_by_side(local)):
         said = "" if mode == "cohort" else " (auto: a dense model of which many fit into the cache)"
-        with_jax = choose_backend(backend, model) if backend == "jax" else "numpy"
-        return Choice(with_jax, "cohort", max(many, 1), f"engine: cohorts of {many} clients{said}")
+        arrays = "numpy" if able and backend == "auto" else choose_backend(backend, model)
+        return Choice(arrays, "cohort", many, f"engine: cohorts of {many} clients{said}")
     why = "" if mode == "sequential" else " (auto)"
     return Choice(choose_backend(backend, model), "sequential", 1, f"engine: one client after another{why}")
+
+
+def _num_bytes(model: Model, facts: Facts) -> int:
+    """Of all that travels. Models other than dense ones are built to see."""
+    if isinstance(model, Dense):
+        return model.spec(facts).num_bytes
+    choose_backend("torch", model)
+    from .torch_module import num_bytes
+
+    return num_bytes(model, facts)
 
 
 def _check_fits(model: Dense, facts: Facts) -> None:
@@ -114,8 +120,11 @@ def make_learner(
     local: Local,
     work: Work,
     gradients: Gradients = "plain",
+    chunk: int = 0,
 ) -> Learner:
     """The learner of `backend` (as `choose_backend` gave it), which imports its framework now.
+
+    Its clients train together if `chunk` is not 0: it is then a `CohortLearner`.
 
     Raises:
         UserError: The model cannot be built, or does not fit the task and the data.
@@ -130,6 +139,10 @@ def make_learner(
         from .jax_learner import JaxLearner
 
         return JaxLearner(model, task, facts, local, work)
+    if chunk:
+        from .torch_cohort import TorchCohort
+
+        return TorchCohort(model, task, facts, local, work, gradients)
     from .torch_learner import TorchLearner
 
     return TorchLearner(model, task, facts, local, work, gradients)

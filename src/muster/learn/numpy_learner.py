@@ -21,7 +21,8 @@ from muster.tasks.task import Task
 from .client import ArrayModel, ClientData, OwnClient, run_client
 from .cohort import descend_together
 from .descent import descend, to_arrays
-from .learner import CohortLearner, Gradients, Matrix, Scores, Sent, Stack, Together, Trained
+from .learner import Gradients, Matrix, Scores, Sent, Trained
+from .together import TrainsTogether
 
 EVALUATION_BATCH = 500
 """Examples that go through the model at once in evaluation: it bounds the memory."""
@@ -30,7 +31,7 @@ Layers: TypeAlias = list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 """Weight and bias of each layer."""
 
 
-class NumpyLearner(CohortLearner):
+class NumpyLearner(TrainsTogether):
     """Trains dense models on one thread; see `Learner`. From equal vectors it agrees with torch to rounding.
 
     Raises:
@@ -101,40 +102,6 @@ class NumpyLearner(CohortLearner):
         mine = to_arrays(state) if local.keeps else None
         return Trained(len(batches), float(every.mean()), float(np.square(every).mean()), mine)
 
-    def train_together(
-        self,
-        sent: Sent,
-        examples: Examples,
-        owned: Sequence[slice],
-        rngs: Sequence[np.random.Generator],
-        up: Stack,
-        kept: Sequence[Mapping[str, Any] | None],
-        steps: npt.NDArray[np.int64],
-    ) -> Together:
-        """Trains K clients as one program; see `CohortLearner`. Clients without examples train nothing."""
-        sizes = np.array([own.stop - own.start for own in owned], np.int64)
-        counts = self._work.num_steps(sizes, steps.astype(np.int32))
-        order = np.argsort(-counts, kind="stable")
-        order = order[counts[order] > 0]
-        lasting: list[Mapping[str, Any] | None] = [None] * len(owned)
-        means, squares = np.zeros(len(owned)), np.zeros(len(owned))
-        if len(order) < len(owned):
-            up[counts == 0] = 0
-        if not len(order):
-            return Together(counts, means, squares, lasting)
-        where = slice(len(order)) if (order == np.arange(len(order))).all() else order  # views, if it may be
-        local, received = self._local, {name: vector[where] for name, vector in sent.items()}
-        index, filled = self._schedule(owned, rngs, steps, counts, order)
-        before = [kept[i] for i in order.tolist()]
-        up[where, 0], ups, state, losses = self._descended(received, before, examples, index, filled)
-        for row, name in enumerate(local.up[1:], start=1):
-            up[where, row] = ups[name]
-        means[where], squares[where] = _means(losses, filled)
-        if local.keeps:
-            for place, i in enumerate(order.tolist()):
-                lasting[i] = to_arrays({name: vectors[place] for name, vectors in state.items()})
-        return Together(counts, means, squares, lasting)
-
     def _descended(
         self,
         received: Vectors,
@@ -143,20 +110,6 @@ class NumpyLearner(CohortLearner):
         index: npt.NDArray[np.int64],
         filled: npt.NDArray[np.int64],
     ) -> tuple[Matrix, Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
-        """Trains K clients, sorted by falling numbers of steps.
-
-        Args:
-            received: What each was sent, f32[K, n] by name.
-            before: What each has kept.
-            examples: Of all clients.
-            index: i64[K, T, B], the examples of each batch.
-            filled: i64[K, T], how many of them are real; 0 after a client's last step.
-
-        Returns:
-            The deltas, f32[K, size]; the other vectors that go up and the lasting states, [K, n] by name; and
-            each step's number and losses, f32[<= K, B].
-
-        """
         params, gradient = self._room(len(index))
         np.copyto(params, received["model"])
         views: dict[int, tuple[Layers, Layers]] = {}
@@ -184,31 +137,6 @@ class NumpyLearner(CohortLearner):
             self._stacks = tuple(np.zeros((count, self.spec.size), np.float32) for _ in range(2))
         params, gradient = self._stacks
         return params[:count], gradient[:count]
-
-    def _schedule(
-        self,
-        owned: Sequence[slice],
-        rngs: Sequence[np.random.Generator],
-        steps: npt.NDArray[np.int64],
-        counts: npt.NDArray[np.int64],
-        order: npt.NDArray[np.int64],
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The examples of each batch, i64[K, T, B], of which the first i64[K, T] are real."""
-        sizes = np.array([owned[i].stop - owned[i].start for i in order.tolist()], np.int64)
-        size = self._work.batch_size or int(sizes.max())
-        most, passes = int(counts.max()), self._work.batches_per_epoch(sizes)
-        index = np.zeros((len(order), most * size), np.int64)  # 0 fills a short batch up: its slope is zero
-        for row, i, num_examples, a_pass in zip(
-            index, order.tolist(), sizes.tolist(), passes.tolist(), strict=True
-        ):
-            at = 0
-            for shuffle in self._work.shuffles(num_examples, rngs[i], int(steps[i])):
-                row[at : at + len(shuffle)] = shuffle
-                at += a_pass * size
-        index += np.array([owned[i].start for i in order.tolist()])[:, None]
-        number = np.arange(most)
-        filled = np.minimum(sizes[:, None] - number % passes[:, None] * size, size)
-        return index.reshape(len(order), most, size), filled * (number < counts[order, None])
 
     def scores(self, params: Vector, examples: Examples) -> Scores:
         """One batch after another, whose size changes rounding only."""
@@ -303,17 +231,3 @@ class NumpyLearner(CohortLearner):
             self.spec, sent, given, lambda it: it.parameters if isinstance(it, ArrayModel) else None, delta
         )
         return done.trained(lambda: self.evaluate(sent, examples)["loss"])
-
-
-def _means(
-    losses: Sequence[tuple[int, npt.NDArray[Any]]], filled: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Means of each client's losses and of their squares, f64[K], from those of each step."""
-    sums, squares, counts = (np.zeros(len(filled)) for _ in range(3))
-    for number, each in losses:
-        real = filled[: len(each), number]
-        found = np.where(np.arange(each.shape[-1]) < real[:, None], each, 0).astype(np.float64)
-        sums[: len(each)] += found.sum(-1)
-        squares[: len(each)] += np.square(found).sum(-1)
-        counts[: len(each)] += real
-    return sums / counts, squares / counts

@@ -57,16 +57,9 @@ def build(model: Model, task: Task, facts: Facts, seed: int) -> nn.Module:
     Raises:
         UserError: It cannot be built, cannot read the task's inputs, or gives scores of a wrong shape.
     """
-    name = model.ref if isinstance(model, OwnModel) else model.part_name()
+    name = called(model)
     with seeded(seed), torch.no_grad():
-        try:
-            module = model.torch(facts).eval()
-        except RuntimeError as error:
-            if "memory" not in str(error) and "overflow" not in str(error):
-                raise
-            raise UserError(
-                f"model {name} does not fit into this machine's memory; make it smaller"
-            ) from error
+        module = _built(model, facts).eval()
         _check(name, module)
         try:
             outputs = module(torch.from_numpy(task.blank(facts, 2)))
@@ -82,6 +75,32 @@ def build(model: Model, task: Task, facts: Facts, seed: int) -> nn.Module:
             "one score for each class of each example"
         )
     return module
+
+
+def called(model: Model) -> str:
+    """What users call it."""
+    return model.ref if isinstance(model, OwnModel) else model.part_name()
+
+
+def num_bytes(model: Model, facts: Facts) -> int:
+    """Of all that travels; the model is built to see.
+
+    Raises:
+        UserError: It cannot be built.
+    """
+    with seeded(0), torch.no_grad():
+        return sum(4 * tensor.numel() for _, tensor, _ in named_floats(_built(model, facts)))
+
+
+def _built(model: Model, facts: Facts) -> nn.Module:
+    try:
+        return model.torch(facts)
+    except RuntimeError as error:
+        if "memory" not in str(error) and "overflow" not in str(error):
+            raise
+        raise UserError(
+            f"model {called(model)} does not fit into this machine's memory; make it smaller"
+        ) from error
 
 
 def named_floats(module: nn.Module) -> Iterator[tuple[str, Tensor, str]]:

@@ -489,10 +489,15 @@ class State:
 
 def stacked(each: Sequence[Sent]) -> Sent:
     """What clients were sent, a row each: one vector seen many times where all were sent the same."""
-    first = each[0]
-    if all(vectors is first for vectors in each):
-        return {name: np.broadcast_to(vector, (len(each), len(vector))) for name, vector in first.items()}
-    return {name: np.stack([vectors[name] for vectors in each]) for name in first}
+    rows = {name: [vectors[name] for vectors in each] for name in each[0]}
+    return {name: _one_of_many(vectors) for name, vectors in rows.items()}
+
+
+def _one_of_many(vectors: Sequence[Vector]) -> Matrix:
+    first = vectors[0]
+    if all(vector is first for vector in vectors):
+        return np.broadcast_to(first, (len(vectors), len(first)))
+    return np.stack(vectors)
 
 
 def prefix(vectors: Sent, trained: int) -> Sent:

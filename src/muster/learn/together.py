@@ -1,0 +1,123 @@
+"""Cohorts of clients, whatever computes them: who trains when, on which examples, and what comes of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from muster.core.algorithm import Local, Vectors
+from muster.core.examples import Examples
+from muster.core.work import Work
+
+from .descent import to_arrays
+from .learner import CohortLearner, Matrix, Sent, Stack, Together
+
+
+class TrainsTogether(CohortLearner):
+    """What is the same for every cohort; how it descends is its own."""
+
+    _local: Local
+    _work: Work
+
+    def train_together(
+        self,
+        sent: Sent,
+        examples: Examples,
+        owned: Sequence[slice],
+        rngs: Sequence[np.random.Generator],
+        up: Stack,
+        kept: Sequence[Mapping[str, Any] | None],
+        steps: npt.NDArray[np.int64],
+    ) -> Together:
+        """Trains K clients as one program; see `CohortLearner`. Clients without examples train nothing."""
+        sizes = np.array([own.stop - own.start for own in owned], np.int64)
+        counts = self._work.num_steps(sizes, steps.astype(np.int32))
+        order = np.argsort(-counts, kind="stable")
+        order = order[counts[order] > 0]
+        lasting: list[Mapping[str, Any] | None] = [None] * len(owned)
+        means, squares = np.zeros(len(owned)), np.zeros(len(owned))
+        if len(order) < len(owned):
+            up[counts == 0] = 0
+        if not len(order):
+            return Together(counts, means, squares, lasting)
+        where = slice(len(order)) if (order == np.arange(len(order))).all() else order  # views, if it may be
+        local, received = self._local, {name: vector[where] for name, vector in sent.items()}
+        index, filled = self._schedule(owned, rngs, steps, counts, order)
+        before = [kept[i] for i in order.tolist()]
+        up[where, 0], ups, state, losses = self._descended(received, before, examples, index, filled)
+        for row, name in enumerate(local.up[1:], start=1):
+            vectors = ups[name]
+            up[where, row, : vectors.shape[-1]] = vectors
+            up[where, row, vectors.shape[-1] :] = 0
+        means[where], squares[where] = _means(losses, filled)
+        if local.keeps:
+            for place, i in enumerate(order.tolist()):
+                lasting[i] = to_arrays({name: vectors[place] for name, vectors in state.items()})
+        return Together(counts, means, squares, lasting)
+
+    @abstractmethod
+    def _descended(
+        self,
+        received: Vectors,
+        before: Sequence[Vectors | None],
+        examples: Examples,
+        index: npt.NDArray[np.int64],
+        filled: npt.NDArray[np.int64],
+    ) -> tuple[Matrix, Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
+        """Trains K clients, sorted by falling numbers of steps.
+
+        Args:
+            received: What each was sent, f32[K, n] by name.
+            before: What each has kept.
+            examples: Of all clients.
+            index: i64[K, T, B], the examples of each batch.
+            filled: i64[K, T], how many of them are real; 0 after a client's last step.
+
+        Returns:
+            The deltas, f32[K, size]; the other vectors that go up and the lasting states, [K, n] by name; and
+            each step's number and losses, f32[<= K, B].
+
+        """
+
+    def _schedule(
+        self,
+        owned: Sequence[slice],
+        rngs: Sequence[np.random.Generator],
+        steps: npt.NDArray[np.int64],
+        counts: npt.NDArray[np.int64],
+        order: npt.NDArray[np.int64],
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The examples of each batch, i64[K, T, B], of which the first i64[K, T] are real."""
+        sizes = np.array([owned[i].stop - owned[i].start for i in order.tolist()], np.int64)
+        size = self._work.batch_size or int(sizes.max())
+        most, passes = int(counts.max()), self._work.batches_per_epoch(sizes)
+        index = np.zeros((len(order), most * size), np.int64)  # 0 fills a short batch up: its slope is zero
+        for row, i, num_examples, a_pass in zip(
+            index, order.tolist(), sizes.tolist(), passes.tolist(), strict=True
+        ):
+            at = 0
+            for shuffle in self._work.shuffles(num_examples, rngs[i], int(steps[i])):
+                row[at : at + len(shuffle)] = shuffle
+                at += a_pass * size
+        index += np.array([owned[i].start for i in order.tolist()])[:, None]
+        number = np.arange(most)
+        filled = np.minimum(sizes[:, None] - number % passes[:, None] * size, size)
+        return index.reshape(len(order), most, size), filled * (number < counts[order, None])
+
+
+def _means(
+    losses: Sequence[tuple[int, npt.NDArray[Any]]], filled: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Means of each client's losses and of their squares, f64[K], from those of each step."""
+    sums, squares, counts = (np.zeros(len(filled)) for _ in range(3))
+    for number, each in losses:
+        real = filled[: len(each), number]
+        found = np.where(np.arange(each.shape[-1]) < real[:, None], each, 0).astype(np.float64)
+        sums[: len(each)] += found.sum(-1)
+        squares[: len(each)] += np.square(found).sum(-1)
+        counts[: len(each)] += real
+    return sums / counts, squares / counts
