@@ -38,6 +38,29 @@ def test_bare_loops_run(bare, tiny, way):
     assert train([0, 1]) == train([1, 2]) == 0.0
 
 
+def test_muster_does_a_work_of_the_table():
+    """Of work B, which is the smallest, one round of five clients."""
+    works, run = loaded("works"), loaded("one_run")
+    command = works.ways("B")["muster, numpy, 1 workers"]
+    found = run.once([sys.executable, *command, "--rounds", "1", "--per-round", "5"])
+    assert (found["peer"], found["work"]) == ("muster", "B")
+    assert min(found["secs"], found["cpu_secs"]) > 0 and found["rss_mb"] > 10
+
+
+def test_a_table_has_a_row_for_each_way_and_ratios_to_the_first(monkeypatch):
+    works = loaded("works")
+    told = iter([(1.0, 2.0), (3.0, 1.0), (2.0, 2.0), (2.0, 3.0), (4.0, 2.0), (8.0, 1.0)])
+    monkeypatch.setattr(works, "ways", lambda work: {"bare": ["a"], "muster": ["b"]})
+    monkeypatch.setattr(
+        works, "once", lambda command: dict(zip(("secs", "cpu_secs"), next(told), strict=True), rss_mb=9.6)
+    )
+    # ratios turn by turn: 3, 1 and 2 of seconds, 1/2, 3/2 and 1/2 of CPU seconds
+    assert works.table("A", None, 3).splitlines()[2:] == [
+        "| bare | 2.000 | 1.00 | 2.000 | 1.00 | 10 |",
+        "| muster | 3.000 | 2.00 | 1.000 | 0.50 | 10 |",
+    ]
+
+
 def test_a_million_clients_cut_to_two_hundred(tmp_path, monkeypatch):
     monkeypatch.setenv("MUSTER_CACHE", str(tmp_path))
     found = loaded("million").measure(200, participants=10, workers=1, rounds=5)

@@ -69,6 +69,17 @@ def versions(folder: Path) -> list[int]:
     return [json.loads(line)["version"] for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
+def test_cohorts_in_torch_give_the_same_bits_for_any_number_of_workers() -> None:
+    """Worker processes import torch, hence the seconds."""
+    pytest.importorskip("torch")
+    hashes = set()
+    for workers in (1, 2):
+        engine = {"backend": "torch", "mode": "cohort", "chunk": 4, "workers": workers}
+        model = {"name": "leaf_cnn", "dense": 16}
+        hashes.add(unbroken(job(model=model, engine=engine, stop={"rounds": 2})))
+    assert len(hashes) == 1
+
+
 def test_a_run_is_iterated_over_once_and_a_second_time_is_told() -> None:
     finished, left = muster.simulate(job()), muster.simulate(job())
     for _ in finished:

@@ -8,7 +8,7 @@ from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, Refusal, rows
 from muster.learn.gate import gate
-from muster.learn.trainer import Folding, Trainer
+from muster.learn.trainer import Folding, Trainer, stacked
 from worlds.toy import SIZES, Fixed, Wander, toy_data
 
 SCALE = 40
@@ -182,3 +182,11 @@ def test_state_that_cannot_be_kept_names_client_and_field():
     it = trainer(Odd(keeping=True))
     with pytest.raises(TrainingError, match=r"client 2, .*'last' is a object"):
         train(it, task(2), 0)
+
+
+def test_what_all_clients_were_sent_is_not_copied_for_each():
+    shared, own = np.ones(4, np.float32), [np.full(4, i, np.float32) for i in range(3)]
+    found = stacked([{"model": mine, "personal": shared} for mine in own])
+    assert found["model"].tolist() == [[0] * 4, [1] * 4, [2] * 4]
+    assert found["personal"].shape == (3, 4) and np.shares_memory(found["personal"], shared)
+    assert found["personal"].strides[0] == 0

@@ -30,7 +30,8 @@ class Engine(Part):
     """`auto` takes numpy for cohorts; else torch where it is installed and the model has it, else numpy."""
     mode: Literal["auto", "sequential", "cohort"] = "auto"
     """One client after another, or many as one tensor program. `auto` takes cohorts for dense models of which
-    many fit into the processor's cache, if the local rule is one for clients side by side."""
+    many fit into the processor's cache, if the local rule is one for clients side by side. `cohort` trains
+    any model together whose examples do not see each other: dense ones in numpy or jax, others in torch."""
     chunk: int | Literal["auto"] = "auto"
     """Clients of a cohort that train together; `auto` goes by the size of the model."""
     gradients: Literal["auto", "plain", "fused", "factored"] = "auto"

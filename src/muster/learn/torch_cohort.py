@@ -41,8 +41,8 @@ class TorchCohort(TrainsTogether, TorchLearner):
     """Trains many clients' models as one program of torch; evaluates, and trains one, as `TorchLearner` does.
 
     Raises:
-        UserError: As `TorchLearner`; or clients train by code of a user's own, gradients are to be in
-            factors, or the model is none for clients side by side: it has BatchNorm or dropout, say.
+        UserError: As `TorchLearner`; or clients train by code of a user's own, gradients are to be fused
+            or in factors, or the model is none for clients side by side: it has BatchNorm or dropout, say.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class TorchCohort(TrainsTogether, TorchLearner):
     ) -> None:
         if isinstance(local, OwnClient):
             raise UserError("a client of your own trains alone; use engine.mode sequential")
-        if gradients == "factored":
-            raise UserError("engine.gradients factored is for clients one after another; use auto or plain")
+        if gradients not in ("auto", "plain"):
+            raise UserError(f"engine.gradients {gradients} is for clients one after another; use auto or plain")
         super().__init__(model, task, facts, local, work)
         self._blas = ThreadpoolController()
         self._trained = [e.name for e in self.spec.entries if e.kind != "statistic"]
@@ -70,7 +70,9 @@ class TorchCohort(TrainsTogether, TorchLearner):
         index: npt.NDArray[np.int64],
         filled: npt.NDArray[np.int64],
     ) -> tuple[Matrix, Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
-        params = np.array(received["model"])
+        # in torch's own memory, whose alignment is always the same: BLAS may round otherwise
+        params = torch.empty(received["model"].shape).numpy()
+        np.copyto(params, received["model"])
         trained = self.spec.trained
         gradient = np.zeros((len(params), trained), np.float32)
         seen = {name: vector[:, :trained] for name, vector in received.items()}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from muster.core.algorithm import Combine, Local, Vectors
 from muster.core.errors import MusterError, TrainingError
+from muster.core.params import Vector
 from muster.core.randomness import Rekeyed, rng
 from muster.core.store import decode, encode
 from muster.core.sums import FixedPointSum
