@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from muster.core.algorithm import Combine, Local, Vectors
 from muster.core.errors import MusterError, TrainingError
-from muster.core.params import Vector
 from muster.core.randomness import Rekeyed, rng
 from muster.core.store import decode, encode
 from muster.core.sums import FixedPointSum
@@ -490,15 +489,11 @@ class State:
 
 def stacked(each: Sequence[Sent]) -> Sent:
     """What clients were sent, a row each: one vector seen many times where all were sent the same."""
-    rows = {name: [vectors[name] for vectors in each] for name in each[0]}
-    return {name: _one_of_many(vectors) for name, vectors in rows.items()}
-
-
-def _one_of_many(vectors: Sequence[Vector]) -> Matrix:
-    first = vectors[0]
-    if all(vector is first for vector in vectors):
-        return np.broadcast_to(first, (len(vectors), len(first)))
-    return np.stack(vectors)
+    listed = {name: [vectors[name] for vectors in each] for name in each[0]}
+    return {
+        name: np.broadcast_to(v[0], (len(v), *v[0].shape)) if all(it is v[0] for it in v) else np.stack(v)
+        for name, v in listed.items()
+    }
 
 
 def prefix(vectors: Sent, trained: int) -> Sent:
