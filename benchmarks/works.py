@@ -36,14 +36,8 @@ def ways(work: str) -> dict[str, list[str]]:
             found[f"muster, {backend}, {n} workers"] = command
     together = json.dumps({"mode": "cohort", "backend": "torch"})
     for n in (2, 1):
-        found[f"muster, torch cohorts, {n} workers"] = [
-            MUSTER,
-            work,
-            "--engine",
-            together,
-            "--workers",
-            str(n),
-        ]
+        command = [MUSTER, work, "--engine", together, "--workers", str(n)]
+        found[f"muster, torch cohorts, {n} workers"] = command
     one_by_one = json.dumps({"mode": "sequential", "backend": "torch"})
     found["muster, torch, one client after another"] = [MUSTER, work, "--engine", one_by_one]
     return found

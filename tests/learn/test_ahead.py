@@ -11,7 +11,7 @@ from muster.data.store import prepare
 from muster.learn.ahead import Ahead, Seer
 from muster.learn.crew import Inline, Recipe
 from muster.learn.pool import Pool
-from muster.learn.trainer import Learnt
+from muster.learn.states import Learnt
 from muster.models.dense import Logistic
 from muster.tasks.classification import Classification
 from worlds.rig import Rig, numpy_learner, small

@@ -8,7 +8,8 @@ from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, Refusal, rows
 from muster.learn.gate import gate
-from muster.learn.trainer import Folding, Trainer, stacked
+from muster.learn.states import stacked
+from muster.learn.trainer import Folding, Trainer
 from worlds.toy import SIZES, Fixed, Wander, toy_data
 
 SCALE = 40

@@ -16,7 +16,8 @@ from muster.core.work import Steps
 from muster.data.federated import FederatedData
 from muster.learn.learner import Matrix, Trained
 from muster.learn.learners import make_learner
-from muster.learn.trainer import UNSENT, Folding, State, Trainer
+from muster.learn.states import UNSENT, State
+from muster.learn.trainer import Folding, Trainer
 
 from .errand import Errand
 

@@ -19,7 +19,7 @@ from muster.core.tables import TASK, rows
 from muster.core.work import Steps
 from muster.data.federated import FederatedData
 from muster.learn.learner import Matrix
-from muster.learn.trainer import UNSENT
+from muster.learn.states import UNSENT
 from muster.learn.uploads import encoded
 from muster.net.client import Client, Say, Task
 from muster.net.link import Link

@@ -16,7 +16,7 @@ import numpy as np
 from muster.core.tables import Ids, Table, joined, taken
 
 from .learner import Sent
-from .trainer import Learnt
+from .states import Learnt
 
 AHEAD_BYTES = 256 << 20
 """What updates that wait to be folded may take up."""

@@ -12,7 +12,7 @@ from muster.core.tables import Ids, Table
 from .crew import Inline, Kept
 from .learner import Scores, Sent
 from .pool import Pool
-from .trainer import Learnt
+from .states import Learnt
 
 POOL_AFTER_SECS = 5.0
 """With `workers: auto`, a pool is started once training in this process has taken so long."""

@@ -21,8 +21,9 @@ from muster.data.federated import FederatedData
 from .learner import Gradients, Scores, Sent
 from .learners import make_learner
 from .shares import Shares
+from .states import Learnt
 from .stopwatch import LEARNER, Stopwatch, watched
-from .trainer import Folding, Learnt, Trainer
+from .trainer import Folding, Trainer
 
 SPAN = 1000
 """Test examples that a worker evaluates in one go."""

@@ -32,8 +32,9 @@ from .later import Later
 from .learner import Scores, Sent
 from .shared import Shelf
 from .shares import side_by_side
+from .states import Learnt
 from .stopwatch import Stopwatch
-from .trainer import MEASURED_IN_TRAINING, Learnt, Trainer
+from .trainer import MEASURED_IN_TRAINING, Trainer
 from .worker import NOW, RESULT, Message, Process, Sum, packed, unpacked
 
 COMMIT_SECS = 5.0

@@ -51,7 +51,9 @@ class TorchCohort(TrainsTogether, TorchLearner):
         if isinstance(local, OwnClient):
             raise UserError("a client of your own trains alone; use engine.mode sequential")
         if gradients not in ("auto", "plain"):
-            raise UserError(f"engine.gradients {gradients} is for clients one after another; use auto or plain")
+            raise UserError(
+                f"engine.gradients {gradients} is for clients one after another; use auto or plain"
+            )
         super().__init__(model, task, facts, local, work)
         self._blas = ThreadpoolController()
         self._trained = [e.name for e in self.spec.entries if e.kind != "statistic"]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from muster.core.algorithm import Combine, Local, Vectors
 from muster.core.errors import MusterError, TrainingError
 from muster.core.randomness import Rekeyed, rng
-from muster.core.store import decode, encode
+from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import MEASURED, REPORT, Table, rows
 from muster.data.federated import FederatedData
@@ -24,14 +24,11 @@ from muster.uploads.compress import Compress
 from .gate import gate, norms
 from .learner import CohortLearner, Learner, Matrix, Sent, Stack, Together
 from .spill import Spill
+from .states import ABOUT, UNSENT, Learnt, State, prefix, stacked
 from .uploads import Uploads
 
 PERSONAL = "personal"
 """In a client's lasting state: the entries of the model that stay with it, one after another."""
-ABOUT = "server/"
-"""Prefix of what the server's rule remembers about a client."""
-UNSENT = "unsent"
-"""In a client's lasting state: what compression has left out so far, f32[U, coordinates]."""
 
 MEASURED_IN_TRAINING = ("num_steps", "loss", "loss_sq_mean")
 """What is told of training beside the update."""
@@ -449,53 +446,3 @@ class Trainer:
         )
         for name, vector in shifted.items():
             vectors[name][:] = vector
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What the training of one task has come to, before anything is made of it."""
-
-    version: int
-    """That it was sent."""
-    up: Matrix
-    """The vectors that go up, f32[U, size]."""
-    num_steps: int
-    loss: float
-    loss_sq_mean: float
-
-
-@dataclass
-class State:
-    """What one task starts from, and what is kept after it."""
-
-    received: Sent
-    mine: Mapping[str, Any] | None
-    """What the client has kept."""
-    about: Vectors
-    """What the combination's rule remembers of the client."""
-    lasting: Mapping[str, Any] | None = None
-    """What the client keeps now; None if it stays as it was."""
-    unsent: Matrix | None = None
-    """What compression has left out so far."""
-
-    def encoded(self, refused: bool) -> bytes | None:
-        """The state to be written down; None if there is none, or the update was refused."""
-        if refused or (self.lasting is None and not self.about and self.unsent is None):
-            return None
-        about = {f"{ABOUT}{name}": np.asarray(vector) for name, vector in self.about.items()}
-        unsent = {} if self.unsent is None else {UNSENT: self.unsent}
-        return encode({**(self.lasting or self.mine or {}), **about, **unsent})
-
-
-def stacked(each: Sequence[Sent]) -> Sent:
-    """What clients were sent, a row each: one vector seen many times where all were sent the same."""
-    listed = {name: [vectors[name] for vectors in each] for name in each[0]}
-    return {
-        name: np.broadcast_to(v[0], (len(v), *v[0].shape)) if all(it is v[0] for it in v) else np.stack(v)
-        for name, v in listed.items()
-    }
-
-
-def prefix(vectors: Sent, trained: int) -> Sent:
-    """The same with the model's vector cut to what rules see of it."""
-    return {name: v[:trained] if name == "model" else v for name, v in vectors.items()}

@@ -13,7 +13,8 @@ from muster.core.tables import REPORT, Ids, Refusal, Table, rows
 from muster.learn.crew import Kept
 from muster.learn.gate import gate
 from muster.learn.learner import Gradients, Learner, Scores, Sent, Trained
-from muster.learn.trainer import State, Trainer
+from muster.learn.states import State
+from muster.learn.trainer import Trainer
 
 from .journal import Entry
 from .spool import Spool
