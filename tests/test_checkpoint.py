@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from muster import checkpoint
 from muster.core.errors import RunFolderError
@@ -25,6 +26,17 @@ def read(folder: Path) -> tuple[list[int], list[str]]:
     """Versions that are whole, newest first, and what was said."""
     said: list[str] = []
     return [control["version"] for control, _ in checkpoint.read(folder, said.append)], said
+
+
+def test_tensors_are_a_safetensors_file(tmp_path: Path) -> None:
+    kinds = (np.float64, np.float32, np.float16, np.int64, np.int32, np.int8, np.uint64, np.uint8, np.bool_)
+    given = {f"of {np.dtype(kind)}": np.arange(n).astype(kind) for n, kind in enumerate(kinds)}
+    given["turned"] = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    checkpoint.write(tmp_path, 1, {"version": 1}, given, 3)
+    found = load_file(tmp_path / "checkpoints/00000001/tensors.safetensors")
+    assert {name: (a.dtype, a.tolist()) for name, a in found.items()} == {
+        name: (a.dtype, a.tolist()) for name, a in given.items()
+    }
 
 
 def names(folder: Path) -> list[str]:
@@ -107,8 +119,9 @@ def test_a_full_disk_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.M
     write(tmp_path, 1)
     real = checkpoint._write
 
-    def full(path: Path, data: bytes) -> None:
-        real(path, data[: len(data) // 2])
+    def full(path: Path, pieces: Any) -> str:
+        data = b"".join(pieces)
+        real(path, [data[: len(data) // 2]])
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(checkpoint, "_write", full)
@@ -119,7 +132,7 @@ def test_a_full_disk_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_interrupt_in_the_middle_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(path: Path, data: bytes) -> None:
+    def interrupted(path: Path, pieces: Any) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, "_write", interrupted)

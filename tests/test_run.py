@@ -237,10 +237,10 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
 ) -> None:
     there, real = tmp_path / "there", checkpoint._write
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, pieces: Any) -> str:
         if "00000008" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        real(path, data)
+        return real(path, pieces)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write", full)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from muster.track.folder import disk_errors
 
 FOLDER, CONTROL, TENSORS = "checkpoints", "control.json", "tensors.safetensors"
 
 Tensors = Mapping[str, npt.NDArray[Any]]
+Piece = bytes | memoryview
 
 
 def write(folder: Path, version: int, control: Mapping[str, Any], tensors: Tensors, keep: int) -> list[Any]:
@@ -44,11 +45,9 @@ def write(folder: Path, version: int, control: Mapping[str, Any], tensors: Tenso
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
-            data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
             body = json.dumps(control, sort_keys=True)
-            hashes = {"tensors": _hash(data), "control": _hash(body.encode())}
-            _write(aside / TENSORS, data)
-            _write(aside / CONTROL, json.dumps({"sha256": hashes, "control": body}).encode())
+            hashes = {"tensors": _write(aside / TENSORS, _packed(tensors)), "control": _hash(body.encode())}
+            _write(aside / CONTROL, [json.dumps({"sha256": hashes, "control": body}).encode()])
             _sync(aside)
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
@@ -122,11 +121,36 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write(path: Path, data: bytes) -> None:
+def _packed(tensors: Tensors) -> Iterator[Piece]:
+    """A safetensors file piece by piece: `safetensors.save` copies all of it, twice."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    entries, at = {}, 0
+    for name, array in arrays.items():
+        span = [at, at := at + array.nbytes]
+        entries[name] = {"dtype": _dtype(array), "shape": array.shape, "data_offsets": span}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for array in arrays.values():
+        yield array.reshape(-1).view(np.uint8).data
+
+
+def _dtype(array: npt.NDArray[Any]) -> str:
+    """The name that safetensors has for an array's type."""
+    kind = {"f": "F", "i": "I", "u": "U", "b": "BOOL"}[array.dtype.kind]
+    return kind if kind == "BOOL" else f"{kind}{8 * array.dtype.itemsize}"
+
+
+def _write(path: Path, pieces: Iterable[Piece]) -> str:
+    """Writes a file, and returns its hash when it is on the disk."""
+    digest = hashlib.sha256()
     with path.open("wb") as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
         file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def _sync(folder: Path) -> None:

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from muster.core.errors import RunFolderError
+from muster.core.tables import Kind
 from muster.data.federated import FederatedData
 from muster.deploy.assembly import Assembly, assemble, deliver_all, errand_of
 from muster.deploy.local_training import LocalTraining
 from muster.deploy.relearn import Relearning
 from muster.job import Job, dump_job
-from muster.net.journal import JOURNAL
+from muster.net.journal import JOURNAL, Entry, read
 from muster.net.rpc import pb
 from muster.net.spool import UPDATES
 from worlds.deployed import Rig, crowd, job_of, start_of
@@ -81,8 +82,11 @@ def test_updates_are_learnt_again_to_the_bit(kind: str, tmp_path: Path) -> None:
 def test_updates_that_are_gone_are_replaced(tmp_path: Path) -> None:
     job = job_of(rounds=3, algorithm=FEDBUFF, deploy=KEEP)
     sha256 = deployed(job, tmp_path)
-    for path in list((tmp_path / UPDATES).iterdir())[:4]:
-        path.unlink()
+    arrived = [
+        e.ticket for _, e in read(tmp_path / JOURNAL) if isinstance(e, Entry) and e.kind == Kind.ARRIVED
+    ]
+    for ticket in arrived[:4]:  # in the order in which they are folded; one of all may never be
+        (tmp_path / UPDATES / f"{ticket:010d}.up").unlink()
     made, body = relearnt(job, tmp_path)
     assert made.spec.sha256(made.plane.result) == sha256
     assert (body["num_updates"], body["num_exact"], body["num_missing"]) == (6, 2, 4)

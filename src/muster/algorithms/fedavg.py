@@ -211,7 +211,9 @@ class Add(Server):
 
     def apply(self, params: Array, delta: Array, opt: Vectors, info: Info) -> tuple[Array, Vectors]:
         """One step along the mean delta."""
-        return params + self.lr * delta, opt
+        moved = self.lr * delta
+        moved += params
+        return moved, opt
 
 
 def fedavg() -> Algorithm:

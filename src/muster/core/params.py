@@ -119,7 +119,7 @@ class ParamSpec:
         digest = hashlib.sha256()
         for name, view in self.views(np.asarray(vector)).items():
             digest.update(f"{name}{view.shape}".encode())
-            digest.update(np.ascontiguousarray(view).tobytes())
+            digest.update(np.ascontiguousarray(view).data)
         return digest.hexdigest()
 
     def to_json(self) -> list[list[Any]]:

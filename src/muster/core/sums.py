@@ -47,8 +47,9 @@ class FixedPointSum:
 
     def __init__(self, size: int, scale: int, out: npt.NDArray[np.int64] | None = None) -> None:
         self.scale = scale
-        self.total = np.zeros(size, np.int64) if out is None else out
-        self.total[:] = 0
+        self.total = np.zeros(size, np.int64) if out is None else out  # not in memory until it is used
+        if out is not None:
+            out[:] = 0
 
     def clear(self) -> None:
         """Starts again from zero."""

@@ -52,6 +52,11 @@ class Relearning(Received):
         self.num_learnt = self.num_exact = self.num_missing = 0
         self.largest = 0.0
 
+    @property
+    def by_blocks(self) -> bool:
+        """No: updates that are compared are whole."""
+        return False
+
     def note(self, tasks: Table) -> None:
         """Remembers with what clients begin a task: it may end after another of theirs was folded."""
         for client, ticket in zip(tasks["client"].tolist(), tasks["ticket"].tolist(), strict=True):

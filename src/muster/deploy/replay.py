@@ -46,8 +46,10 @@ def replay(path: Path, *, relearn: bool = False, tolerance: float = TOLERANCE) -
         raise RunFolderError(f"{path} has no {JOURNAL}: only deployed runs can be replayed")
     job, summary = load_job(path / JOB), folder.read_summary()
     examiner = Examiner(path / JOB)
-    examiner.close()
-    start = examiner.start
+    try:
+        start = examiner.start()
+    finally:
+        examiner.close()
     make_crew: Callable[..., Received] = Received
     if relearn:
         data = FederatedData.open(start.data)

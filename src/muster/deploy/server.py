@@ -141,23 +141,32 @@ def serve(
         job = load_job(folder.path / JOB)
     examiner = Examiner(folder.path / JOB)
     try:
-        start = examiner.start
-        job = replace(job, engine=replace(job.engine, backend=start.backend, gradients=start.gradients))
-        write_whole(folder.path / JOB, dump_job(job).encode())
-
-        def make() -> Assembly:
-            store = folder.path / CLIENTS
-            return assemble(job, folder.path, start, examiner.examine, store=store)
-
-        made, began = take_up(make, folder.path, console.say) if again else (make(), 0)
+        made, began = _assembled(job, folder.path, examiner, again, console.say)
         journal = Journal(folder.path)
         try:
-            return _conduct(job, folder, made, journal, began, listen, console, conf, ready, deserted, again)
+            return _conduct(
+                made.job, folder, made, journal, began, listen, console, conf, ready, deserted, again
+            )
         finally:
             journal.close()
             made.plane.close()
     finally:
         examiner.close()
+
+
+def _assembled(job: Job, folder: Path, examiner: Examiner, again: bool, say: Say) -> tuple[Assembly, int]:
+    """A new run, or the one in the folder; with the run time of its last entry.
+
+    The untrained model is the run's alone when this returns, and goes with its first version.
+    """
+    start = examiner.start()
+    job = replace(job, engine=replace(job.engine, backend=start.backend, gradients=start.gradients))
+    write_whole(folder / JOB, dump_job(job).encode())
+
+    def make() -> Assembly:
+        return assemble(job, folder, start, examiner.examine, store=folder / CLIENTS)
+
+    return take_up(make, folder, say) if again else (make(), 0)
 
 
 def _folder(job: Job, out: Path | None) -> tuple[RunFolder, bool]:

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from muster.core.params import Vector
-from muster.core.sums import FixedPointSum
 from muster.core.tables import Ids, Table
 
-from .crew import Inline, Kept
+from .crew import Inline, Kept, Total
 from .learner import Scores, Sent
 from .pool import Pool
 from .states import Learnt
@@ -79,7 +78,7 @@ class Automatic:
         self._spent += time.perf_counter() - begin
         return scores
 
-    def total(self) -> FixedPointSum:
+    def total(self) -> Total:
         """The sum of whoever trained."""
         return self._crew.total()
 

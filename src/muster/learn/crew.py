@@ -68,6 +68,14 @@ class Recipe:
         return Trainer(watched(learner, watch, **LEARNER), data, self.folding, total, self.chunk)
 
 
+class Total(Protocol):
+    """A weighted sum of updates."""
+
+    def mean(self, divisor: float) -> Vector:
+        """The sum over `divisor`, f32[U * size]."""
+        ...
+
+
 class Crew(Protocol):
     """Trains tasks and adds up their updates."""
 
@@ -99,7 +107,7 @@ class Crew(Protocol):
         """
         ...
 
-    def total(self) -> FixedPointSum:
+    def total(self) -> Total:
         """The sum of all updates trained since `clear`."""
         ...
 

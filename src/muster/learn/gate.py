@@ -18,10 +18,18 @@ NONE, NON_FINITE, TOO_LARGE, BAD_WEIGHT = (
 def norms(vectors: Matrix) -> npt.NDArray[np.float64]:
     """Euclidean norms f64[K] of f32[K, P], in float64 and in an order that no number of threads changes."""
     squares = np.zeros(len(vectors))
+    add_squares(vectors, squares)
+    return np.sqrt(squares)
+
+
+def add_squares(vectors: Matrix, squares: npt.NDArray[np.float64]) -> None:
+    """Adds the sums of squares of f32[K, P] to f64[K]: block after block, the bits of the whole.
+
+    Blocks must begin at multiples of BLOCK.
+    """
     for start in range(0, vectors.shape[1], BLOCK):
         part = vectors[:, start : start + BLOCK].astype(np.float64)
         squares += np.einsum("kp,kp->k", part, part)  # its own loop, row by row: BLAS would use threads
-    return np.sqrt(squares)
 
 
 def gate(up: Stack, weights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
@@ -29,9 +37,18 @@ def gate(up: Stack, weights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.fl
 
     An update may be folded if it is finite, no coordinate is beyond LIMIT, and its weight is in [0, 1].
     """
-    # One pass: the extremes of a vector with a NaN are NaN.
-    flat = up.reshape(len(up), -1)
-    largest = np.maximum(-flat.min(1, initial=0.0), flat.max(1, initial=0.0))
+    largest = extremes(up.reshape(len(up), -1))
+    return largest, judged(largest, weights)
+
+
+def extremes(vectors: Matrix) -> npt.NDArray[np.float32]:
+    """The largest magnitude in each row of f32[K, P]; NaN if there is a NaN in it: one pass."""
+    largest = np.maximum(-vectors.min(1, initial=0.0), vectors.max(1, initial=0.0))
+    return np.asarray(largest, np.float32)
+
+
+def judged(largest: npt.NDArray[np.float32], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int8]:
+    """What `gate` says of updates by their largest coordinates."""
     refused = np.where((weights >= 0.0) & (weights <= 1.0), NONE, BAD_WEIGHT)
     refused = np.where(largest > LIMIT, TOO_LARGE, refused)
-    return largest, np.where(np.isfinite(largest), refused, NON_FINITE)
+    return np.where(np.isfinite(largest), refused, NON_FINITE)

@@ -21,6 +21,7 @@ from muster.core.errors import UserError
 from muster.core.params import ParamSpec, Vector
 from muster.core.population import Population
 from muster.core.store import ClientStore
+from muster.core.sums import BLOCK
 from muster.core.tables import MEASURED, REPORT, Ids, Table, joined, rows, taken
 
 from .ahead import Ahead, Seer
@@ -228,9 +229,11 @@ class DataPlane:
         rule = type(self._algorithm.server).__name__
         if np.shape(moved) != (trained,):
             raise UserError(f"{rule}.apply returned shape {np.shape(moved)}, but must return ({trained},)")
-        params = before.params + means[0]  # buffers: plain mean
-        params[:trained] = moved
-        if not np.isfinite(params).all():
+        params = np.asarray(moved, np.float32)
+        if trained < self.spec.size:
+            buffers = before.params[trained:] + means[0, trained:]  # plain mean
+            params = np.concatenate([params, buffers])
+        if not all(np.isfinite(params[at : at + BLOCK]).all() for at in range(0, len(params), BLOCK)):
             raise UserError(
                 f"version {info.version}: {rule} moved the model to infinity or NaN, where nothing can "
                 "be trained; lower algorithm.server.lr, or the clients' rate, algorithm.local.lr"

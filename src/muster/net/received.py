@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
+from muster.core.algorithm import Combine
 from muster.core.errors import RunFolderError
 from muster.core.params import ParamSpec, Vector
 from muster.core.store import decode
-from muster.core.sums import FixedPointSum
 from muster.core.tables import REPORT, Ids, Refusal, Table, rows
-from muster.learn.crew import Kept
-from muster.learn.gate import gate
+from muster.learn.crew import Kept, Total
+from muster.learn.gate import judged
 from muster.learn.learner import Gradients, Learner, Scores, Sent, Trained
 from muster.learn.states import State
 from muster.learn.trainer import Trainer
 
+from .folding import LaterSum, Shape
 from .journal import Entry
 from .spool import Spool
 from .wire import Route, WireError
@@ -51,7 +53,9 @@ class Elsewhere(Learner):
 
 
 class Received:
-    """Folds updates from the spool: one at a time is in memory, however many there are.
+    """Folds updates from the spool: a block of one is in memory, however many there are.
+
+    Under a rule that changes updates, or needs all of them, it is one whole update and the whole sum.
 
     Args:
         trainer: Gates, weighs and adds; it trains nothing.
@@ -67,11 +71,22 @@ class Received:
     ) -> None:
         self._trainer, self._spool, self._route = trainer, spool, route
         self._arrived, self._examine = arrived, examine
+        folding, spec = trainer.folding, trainer.learner.spec
+        self._shape = Shape(folding.local.up, route, spec.trained)
+        self._later = LaterSum(self._shape, folding.scale)
+
+    @cached_property
+    def by_blocks(self) -> bool:
+        """Whether no update is ever whole in memory: the rule neither changes them nor needs them all."""
+        combine = self._trainer.folding.combine
+        return type(combine).shift is Combine.shift and not combine.needs_all
 
     def train(
         self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """Folds the updates of accepted tasks; what a client keeps stays with it."""
+        if self.by_blocks:
+            return self._judged(tasks, staleness), {}
         reports, states = rows(REPORT, len(tasks)), {}
         for i, task in enumerate(tasks):
             client, entry = int(task["client"]), self._arrived[int(task["ticket"])]
@@ -86,6 +101,24 @@ class Received:
                     states[client] = encoded
             reports[i] = report[0]
         return reports, states
+
+    def _judged(self, tasks: Table, staleness: Ids) -> Table:
+        """REPORT rows; what the gate lets pass is summed when the mean is asked for."""
+        combine, reports = self._trainer.folding.combine, rows(REPORT, len(tasks))
+        for i, ticket in enumerate(tasks["ticket"].tolist()):
+            report = self._report(self._arrived[ticket], int(staleness[i]))
+            if not report["refused"][0]:
+                try:
+                    update = self._spool.stored(ticket)
+                    largest, report["norm"] = self._shape.measured(update)
+                except (OSError, WireError) as error:
+                    raise MissingUpdateError(f"update {ticket} cannot be read: {error}") from error
+                weights = combine.weights(report) / self._trainer.folding.max_weight
+                report["refused"] = judged(largest, weights)
+                if not report["refused"][0]:
+                    self._later.add(update, float(weights[0]), float(largest[0]))
+            reports[i] = report[0]
+        return reports
 
     def _report(self, entry: Entry, staleness: int) -> Table:
         said: Mapping[str, Any] = entry.more["report"]
@@ -113,8 +146,8 @@ class Received:
         """The gate, when an update arrives: a client is told at once, and a repeat offender is noticed."""
         folding = self._trainer.folding
         weights = folding.combine.weights(report) / folding.max_weight
-        refusals = [int(gate(v[None], weights)[1][0]) for v in self._spool.vectors(ticket).values()]
-        return Refusal(next(filter(None, refusals), Refusal.NONE))
+        largest, _ = self._shape.measured(self._spool.stored(ticket))
+        return Refusal(int(judged(largest, weights)[0]))
 
     def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
         """Not here."""
@@ -128,13 +161,16 @@ class Received:
         """Not here."""
         raise TypeError("the server does not know deployed clients' examples")
 
-    def total(self) -> FixedPointSum:
+    def total(self) -> Total:
         """The sum of what was folded."""
-        return self._trainer.total
+        return self._later if self.by_blocks else self._trainer.total
 
     def clear(self) -> None:
         """Zeroes it."""
-        self._trainer.total.clear()
+        if self.by_blocks:
+            self._later.clear()
+        else:
+            self._trainer.total.clear()
 
     def peaks(self) -> tuple[int, ...]:
         """Nothing beside this process."""

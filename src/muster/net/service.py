@@ -212,7 +212,9 @@ class Service:
 
     async def _answer(self, member: Member, pending: set[int]) -> Any:
         conductor, deploy = self._hub.conductor, self._hub.deploy
-        outcomes = conductor.outcomes.get(member.client, {})
+        row = conductor.task_of(member.client)
+        # After the task: what had become of the updates before it when it was given must come with it.
+        outcomes = conductor.outcomes.get(member.client, {}).copy()
         told = [pb.Outcome(ticket=t, what=w) for t, w in sorted(outcomes.items()) if t in pending]
         if member.quarantined:
             why = f"{member.name} is in quarantine: {member.quarantined}"
@@ -221,7 +223,6 @@ class Service:
             self._told.add(member.client)
             ended = pb.Ended(status=conductor.ended.status, why=conductor.ended.why)
             return pb.AwaitReply(ended=ended, outcomes=told)
-        row = conductor.task_of(member.client)
         if row is None:
             return pb.AwaitReply(outcomes=told)
         ticket, version = int(row["ticket"][0]), int(row["version"][0])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from muster.core.params import Vector
 
-from .wire import Layout, WireError, decompress, expand, mapped
+from .wire import Layout, Stored, WireError, decompress, expand, mapped
 
 UPDATES = "updates"
 READ_BYTES = 1 << 20
@@ -120,7 +120,7 @@ class Spool:
             if path != up:
                 self._write_out(up, path)
             else:
-                mapped(up, self.layout)
+                Stored.of(up, self.layout)
         except (DamagedError, WireError):
             self.drop([ticket])
             raise
@@ -139,6 +139,15 @@ class Spool:
         finally:
             if self.packed:
                 unpacked.unlink(missing_ok=True)
+
+    def stored(self, ticket: int) -> Stored:
+        """An update, to be read in parts.
+
+        Raises:
+            OSError: It is not there.
+            WireError: It is damaged.
+        """
+        return Stored.of(self.path(ticket), Layout(self.layout.vectors))
 
     def vectors(self, ticket: int) -> dict[str, Vector]:
         """The vectors of an update, mapped read-only."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -102,6 +103,24 @@ class Route:
             return vector
         return np.concatenate([vector[start:stop] for start, stop in self.spans])
 
+    def fill(self, read: Callable[[int, Vector], None], start: int, out: Vector) -> None:
+        """Fills `out` with the whole vector's elements from `start` on; what did not travel is 0.
+
+        Args:
+            read: Fills its second argument with what has travelled, from an element on.
+            start: Of the whole vector.
+            out: f32[n].
+
+        """
+        if self.length < self.size:
+            out[:] = 0
+        at, end = 0, start + len(out)
+        for first, stop in self.spans:
+            lo, hi = max(first, start), min(stop, end)
+            if lo < hi:
+                read(at + lo - first, out[lo - start : hi - start])
+            at += stop - first
+
     def put(self, travelled: Vector, out: Vector) -> None:
         """Writes what has travelled to its places in `out`, f32[size]."""
         at = 0
@@ -170,14 +189,45 @@ def _expected(layout: Layout) -> str:
     return ", ".join(f"{name} {dtype} [{count}]" for name, (dtype, count) in layout.tensors().items())
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A file that is under no rule, to be read in parts."""
+
+    path: Path
+    offsets: Mapping[str, int]
+    """Where each vector begins, bytes."""
+
+    @classmethod
+    def of(cls, path: Path, layout: Layout) -> Stored:
+        """The file, once its header has been read.
+
+        Raises:
+            WireError: The file does not have the layout.
+        """
+        with path.open("rb") as file:
+            return cls(path, read_header(file, path.stat().st_size, layout))
+
+    def read(self, name: str, start: int, out: Vector) -> None:
+        """Fills `out` with a vector's numbers from `start` on.
+
+        Raises:
+            WireError: The file has become shorter.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            if os.preadv(handle, [out.view(np.uint8).data], self.offsets[name] + 4 * start) != out.nbytes:
+                raise WireError(f"{self.path} has become shorter")
+        finally:
+            os.close(handle)
+
+
 def mapped(path: Path, layout: Layout) -> dict[str, Vector]:
     """The vectors of a file that is under no rule, mapped read-only.
 
     Raises:
         WireError: The file does not have the layout.
     """
-    with path.open("rb") as file:
-        offsets = read_header(file, path.stat().st_size, layout)
+    offsets = Stored.of(path, layout).offsets
     return {
         name: np.memmap(path, np.float32, "r", offset=offsets[name], shape=(size,))
         for name, size in layout.vectors

@@ -1,0 +1,88 @@
+"""Updates that lie on disk, gated one by one and summed a block of coordinates after another.
+
+One block is in memory, however many updates there are and however large the model is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from muster.core.params import Vector
+from muster.core.sums import BLOCK, FixedPointSum
+from muster.learn.gate import add_squares, extremes
+
+from .wire import Route, Stored
+
+WIDTH = 8 * BLOCK
+"""Coordinates of a block: 1 MB of an update, 2 MB of the sum."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an update is: vectors of f32[size] by name, of which some spans have travelled."""
+
+    names: tuple[str, ...]
+    route: Route
+    trained: int
+    """Of the first vector, the coordinates whose norm is told."""
+
+    def measured(self, update: Stored) -> tuple[Vector, float]:
+        """The largest coordinate, f32[1] (NaN if there is one), and the norm of an update: the gate's bits.
+
+        Raises:
+            OSError, WireError: It cannot be read.
+        """
+        part = np.empty(min(WIDTH, self.route.size), np.float32)
+        squares, largest = np.zeros(1), np.zeros(1, np.float32)
+        for i, name in enumerate(self.names):
+            for start in range(0, self.route.size, WIDTH):
+                block = part[: self.route.size - start]
+                self.route.fill(partial(update.read, name), start, block)
+                largest = np.maximum(largest, extremes(block[None]))
+                if i == 0:
+                    add_squares(block[None, : max(self.trained - start, 0)], squares)
+        return largest, float(np.sqrt(squares[0]))
+
+
+class LaterSum:
+    """A weighted sum that is made when its mean is asked for.
+
+    Args:
+        shape: Of the updates.
+        scale: Exponent of the fixed-point sums.
+
+    """
+
+    def __init__(self, shape: Shape, scale: int) -> None:
+        self._shape, self._scale = shape, scale
+        self._updates: list[tuple[Stored, float, float]] = []
+
+    def add(self, update: Stored, weight: float, largest: float) -> None:
+        """As `FixedPointSum.add`; the update must stay where it is."""
+        self._updates.append((update, weight, largest))
+
+    def clear(self) -> None:
+        """Starts again from zero."""
+        self._updates.clear()
+
+    def mean(self, divisor: float) -> Vector:
+        """As `FixedPointSum.mean`: f32[U * size].
+
+        Raises:
+            OSError, WireError: An update cannot be read.
+        """
+        route = self._shape.route
+        out = np.empty((len(self._shape.names), route.size), np.float32)
+        part = np.empty(min(WIDTH, route.size), np.float32)
+        for row, name in zip(out, self._shape.names, strict=True):
+            for start in range(0, route.size, WIDTH):
+                block = part[: route.size - start]
+                total = FixedPointSum(len(block), self._scale)
+                for update, weight, largest in self._updates:
+                    route.fill(partial(update.read, name), start, block)
+                    total.add(block, weight, largest)
+                row[start : start + WIDTH] = total.mean(divisor)
+        return out.reshape(-1)
