@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -30,9 +31,8 @@ def explain(job: Job, listen: Listen, conf: str = "") -> tuple[RunPlan, list[str
     with tempfile.TemporaryDirectory(prefix="muster-explain-") as aside:
         folder = Path(aside)
         (folder / JOB).write_text(dump_job(job))
-        examiner = Examiner(folder / JOB)
-        examiner.close()
-        start = examiner.start
+        with closing(Examiner(folder / JOB)) as examiner:
+            start = examiner.start()
         made = assemble(job, folder, start, lambda params: {}, store=None, evaluates=False)
         made.plane.close()
     job = replace(job, engine=replace(job.engine, backend=start.backend, gradients=start.gradients))

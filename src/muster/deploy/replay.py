@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,8 @@ def replay(path: Path, *, relearn: bool = False, tolerance: float = TOLERANCE) -
     if not (path / JOURNAL).is_file():
         raise RunFolderError(f"{path} has no {JOURNAL}: only deployed runs can be replayed")
     job, summary = load_job(path / JOB), folder.read_summary()
-    examiner = Examiner(path / JOB)
-    try:
+    with closing(Examiner(path / JOB)) as examiner:
         start = examiner.start()
-    finally:
-        examiner.close()
     make_crew: Callable[..., Received] = Received
     if relearn:
         data = FederatedData.open(start.data)
