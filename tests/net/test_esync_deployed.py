@@ -12,7 +12,7 @@ from muster.core.errors import UserError
 from muster.core.record import Record
 from muster.core.tables import SECOND, Kind
 from muster.deploy.assembly import assemble
-from muster.net.client import Client
+from muster.net.client import Client, Task
 from muster.net.journal import JOURNAL, Entry, read
 from muster.net.rpc import pb
 from worlds.deployed import Rig, crowd, job_of, start_of
@@ -67,6 +67,31 @@ class Turns:
         return 0 if reply.finish else int(reply.steps)
 
 
+def without_rounds(rig: Rig, clock: Clock) -> tuple[list[list[int]], list[list[int]]]:
+    """Everybody pulls as soon as it may; returns, by worker, the staleness and the lead of each update.
+
+    A lead is how many updates a worker has made more than the slowest. Of equals, the fastest is first.
+    """
+    conductor, clients = rig.made.conductor, [rig.client(k, num_examples=10) for k in range(len(STEP_SECS))]
+    for client in clients:
+        client.join()
+    stale: list[list[int]] = [[] for _ in clients]
+    leads: list[list[int]] = [[] for _ in clients]
+    due: list[tuple[float, int]] = []
+    busy: dict[int, Task] = {}
+    while not conductor.over:
+        for k in sorted(set(range(len(clients))) - set(busy)):
+            if conductor.task_of(k) is not None and (task := clients[k].take()) is not None:
+                busy[k] = task
+                heapq.heappush(due, (clock.secs + STEP_SECS[k], k))
+        clock.secs, k = heapq.heappop(due)
+        task = busy.pop(k)
+        stale[k].append(conductor.state.version - task.version)
+        leads[k].append(len(stale[k]) - min(map(len, stale)))
+        assert task.submit(task.model, num_steps=1, loss=0.0) == "taken"
+    return stale, leads
+
+
 def idle_share(record: Record, since_secs: float) -> float:
     """Σ blocked / (K T) of a round, as the paper's equation 9 counts it."""
     blocked = [record.now_secs - span.end_secs for span in record.spans]
@@ -105,6 +130,32 @@ def test_ssgd_on_the_same_workers_idles_more_than_half_of_the_time(make: Callabl
         assert idle_share(record, before.now_secs) == pytest.approx(
             17 / 32, abs=1e-3
         )  # (7 + 6 + 4) / (4 x 8)
+
+
+@pytest.mark.parametrize("name", ["asgd", "dcasgd"])
+def test_asynchronous_workers_are_as_stale_as_the_arithmetic_says(
+    name: str, make: Callable[..., Rig]
+) -> None:
+    algorithm = {"name": name, "pace": {"concurrency": 4}}
+    clock = Clock()
+    rig = make(job_of(rounds=30, num_clients=4, algorithm=algorithm), clock=clock)
+    stale, _ = without_rounds(rig, clock)
+    rig.wait()
+    assert clock.secs == 16.0 and [len(of) for of in stale] == [16, 8, 4, 2]
+    assert [sum(of) / len(of) for of in stale] == [0.6875, 2.5, 6.25, 14.0]
+    assert all(record.num_accepted == 1 for record in rig.told[1:])
+
+
+@pytest.mark.parametrize("slack", [0, 3])
+def test_ssp_lets_nobody_run_further_ahead_than_its_slack(slack: int, make: Callable[..., Rig]) -> None:
+    algorithm = {"name": "ssp", "pace": {"workers": 4, "slack": slack}}
+    clock = Clock()
+    rig = make(job_of(rounds=16, num_clients=4, algorithm=algorithm), clock=clock)
+    _, leads = without_rounds(rig, clock)
+    rig.wait()
+    assert max(map(max, leads)) == slack + 1  # its own update is one more than when it was let go
+    if slack == 0:
+        assert clock.secs == 4 * 8.0 and [len(of) for of in leads] == [4, 4, 4, 4]  # it is SSGD
 
 
 def test_semi_sync_fills_its_period_from_the_first_round_on(make: Callable[..., Rig]) -> None:

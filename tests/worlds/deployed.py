@@ -143,7 +143,7 @@ class Rig:
             self.hub, made, self.folder, self.listen, self.said.append
         )
         self.service = service
-        states = open_states(self.hub, service.gate, self.listen, self.port, self.said.append)
+        states = open_states(self.hub, service.gate, self.listen, self.said.append)
         work = asyncio.create_task(self.hub.run())
         stopping = asyncio.create_task(self._stop.wait())
         self._ready.set()

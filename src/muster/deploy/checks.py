@@ -13,7 +13,7 @@ from muster.job import Job
 from muster.track.units import bytes_text
 
 from .server import Listen
-from .states import state_port
+from .states import check_port
 
 Check = tuple[str, bool, str]
 """What was looked at, whether it is fine, and what was found."""
@@ -42,11 +42,7 @@ def _checks(job: Job, out: Path, listen: Listen) -> Iterator[tuple[str, Callable
         return f"{listen.host}:{listen.port} is free"
 
     def states() -> str:
-        from muster.net.ports import listening
-
-        wanted = state_port(listen, listen.port)
-        listening(listen.host, wanted, "--state-port").close()
-        return f"{listen.host}:{wanted} is free"
+        return f"{listen.host}:{check_port(job.algorithm.pace, listen)} is free"
 
     def certificates() -> str:
         if listen.certs is None:

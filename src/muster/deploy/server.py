@@ -25,7 +25,7 @@ from muster.track.summary import Summary, Tally, meets
 
 from .assembly import CLIENTS, Assembly, Say, assemble, take_up
 from .examiner import Examiner
-from .states import open_states
+from .states import check_port, open_states
 
 PORT = 7433
 AUDIT = "audit.jsonl"
@@ -48,6 +48,8 @@ class Listen:
     """Of the state server that a pace with leases has; None: the next after `port`. 0: any that is free."""
 
     def __post_init__(self) -> None:
+        if self.state_port == self.port != 0:
+            raise UserError(f"--port and --state-port are both {self.port}: choose two")
         if self.insecure:
             from muster.net.credentials import check_plaintext
 
@@ -261,7 +263,7 @@ async def _serve(
     )
     # Also where the run had ended before the server was killed: its clients wait to be told.
     server, service, port = await open_server(hub, made, folder, listen, say)
-    states = open_states(hub, service.gate, listen, port, say)
+    states = open_states(hub, service.gate, listen, say)
     say(f"serving {job.name} on {listen.host}:{port}" + (" (plaintext)" if listen.insecure else ""))
     work = asyncio.create_task(hub.run())
     stop = asyncio.Event()
@@ -325,6 +327,7 @@ async def open_server(
     from muster.net.rpc import OPTIONS, handlers
     from muster.net.service import Service
 
+    check_port(hub.conductor.algorithm.pace, listen)  # before there is a server that would have to be stopped
     gate = Gatekeeper(None if listen.insecure else listen.certs, Audit(folder / AUDIT))
     spec = _json.dumps(made.spec.to_json())
     service = Service(hub, gate, made.crew.check, made.errand, spec, made.num_examples)

@@ -117,6 +117,11 @@ class JobStates:
             raise StaleError(f"the task of {member.name} is over")
         return (Action.SYNC, 0) if said == FINISH else (Action.TRAIN, said)
 
+    def round_of(self, rank: int) -> int:
+        """The round that a worker is in, or that is being made."""
+        task = self._hub.conductor.task_of(rank)
+        return self._hub.conductor.state.version if task is None else int(task["version"][0])
+
     def described(self) -> dict[str, Any]:
         """The table as JSON data, as that of a state server of its own."""
         conductor = self._hub.conductor
@@ -133,7 +138,7 @@ class JobStates:
         body: dict[str, Any] = {
             "rank": client,
             "generation": 1,
-            "round": conductor.state.version,
+            "round": self.round_of(client),
             "iteration": 0,
             "counts_from": 0,
             "entered": False,
@@ -150,7 +155,7 @@ class JobStates:
         goes_on = task["lease"][0] == Lease.TRAINING
         action = Action.TRAIN if goes_on else Action.SYNC
         answer = {"action": action, "steps": steps - done if goes_on else 0}
-        body |= {"round": int(task["version"][0]), "iteration": done, "entered": True, "answered": answer}
+        body |= {"iteration": done, "entered": True, "answered": answer}
         return body | {"stamp_secs_ago": (self._hub.now_ns() - int(task["since"][0])) / SECOND}
 
 
@@ -173,8 +178,7 @@ class FirstJobStates:
     async def apply(self, form: bytes, caller: str) -> Mapping[str, int]:
         """`/apply/`: a QUERY of the round that the worker is in."""
         a = fields_of(form, r=(int, None), k=(int, None), c=(float, None), te=(float, None))
-        here = {row["rank"]: row["round"] for row in self._states.described()["workers"]}
-        status = Status(a["r"], a["k"], here.get(a["r"], 0), a["c"])
+        status = Status(a["r"], a["k"], self._states.round_of(a["r"]), a["c"])
         answer = await self._states.ask(Message(Kind.QUERY, status), caller)
         return {"ready": int(answer.action is not Action.TRAIN)}
 
