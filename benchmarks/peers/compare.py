@@ -191,7 +191,7 @@ def main() -> None:
         kept.add({**measure(peer, work, args.rounds, args.folder, args.cores), "turn": turn})
         print(json.dumps(kept.read()[-1])[:300], flush=True)
     print(found := table(kept.read()))
-    write_between(HERE.parent.parent / "docs/benchmarks.md", f"peers, {args.cores} cores", found)
+    write_between(HERE.parent.parent / "docs/benchmarks.md", ("peers", "peers on two cores")[args.cores - 1], found)
 
 
 if __name__ == "__main__":
