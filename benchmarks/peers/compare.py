@@ -191,7 +191,8 @@ def main() -> None:
         kept.add({**measure(peer, work, args.rounds, args.folder, args.cores), "turn": turn})
         print(json.dumps(kept.read()[-1])[:300], flush=True)
     print(found := table(kept.read()))
-    write_between(HERE.parent.parent / "docs/benchmarks.md", ("peers", "peers on two cores")[args.cores - 1], found)
+    name = "peers" if args.cores == 1 else "peers on two cores"
+    write_between(HERE.parent.parent / "docs/benchmarks.md", name, found)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from muster.data.store import prepare
 from muster.devices.clocks import TRAIN_FACTOR, Clock
 from muster.devices.world import World
 from muster.job import Job, check_population
-from muster.job.settings import Engine
 from muster.learn.automatic import Automatic
 from muster.learn.calibration import forward_ms
 from muster.learn.crew import Crew, Inline, Recipe
@@ -140,8 +139,9 @@ def compose(
     backend, chunk = engine.backend, engine.chunk if engine.mode == "cohort" else 0
     algorithm, local = expecting(job.algorithm, data.num_clients).fitted(), job.algorithm.local
     work = local.work(job.train)
-    learner = make_learner(backend, job.model, job.task, data.facts, local, work, asked.gradients, chunk)
-    chosen = Engine(backend, engine.mode, engine.chunk, learner.gradients, asked.workers, asked.max_worker_mb)
+    learner = make_learner(backend, job.model, job.task, data.facts, local, work, asked.numerics, chunk)
+    chosen = replace(asked, backend=backend, mode=engine.mode, chunk=engine.chunk)
+    chosen = chosen.with_numerics(learner.numerics)
     job = replace(job, engine=chosen, clock=_read_clock(job, learner, data, work))
     spec = learner.spec
     local.check_model(spec)
@@ -205,7 +205,7 @@ def compose(
         folding,
         str(data.path),
         chunk,
-        learner.gradients,
+        learner.numerics,
         watch is not None,
         job.track.evaluate_sample,
         job.track.per_client,
@@ -229,7 +229,7 @@ def compose(
     choices = (
         f"backend: {backend}" + (" (auto)" if asked.backend == "auto" else ""),
         engine.why,
-        f"gradients: {learner.gradients}",
+        *learner.numerics.said(),
         workers,
     )
     plane = DataPlane(algorithm, spec, crew, clients, population, folding, initial, job.track.per_client > 0)

@@ -11,6 +11,7 @@ from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
 from muster.core.randomness import rng
 from muster.core.work import Work
+from muster.learn.numerics import Numerics
 from muster.models.model import Model
 from muster.tasks.classification import Classification
 
@@ -51,7 +52,7 @@ class Wide(Model):
 def trained(gradients, local, model=Wide()):
     from muster.learn.torch_learner import TorchLearner
 
-    learner = TorchLearner(model, Classification(), FACTS, local, WORK, gradients)
+    learner = TorchLearner(model, Classification(), FACTS, local, WORK, Numerics(gradients))
     draw = rng(0, "wide")
     data = Examples(draw.normal(size=(10, 8)).astype(np.float32), draw.integers(0, 3, 10))
     up = np.zeros((1, learner.spec.size), np.float32)
@@ -64,7 +65,7 @@ def trained(gradients, local, model=Wide()):
 def test_they_train_what_a_flat_gradient_trains(local, gradients):
     _, plain, told = trained("plain", local)
     learner, found, also = trained(gradients, local)
-    assert learner.gradients == gradients and np.abs(plain).max() > 1e-3
+    assert learner.numerics.gradients == gradients and np.abs(plain).max() > 1e-3
     np.testing.assert_allclose(found, plain, atol=2e-6)
     assert told.num_steps == also.num_steps == 6
     assert also.loss == pytest.approx(told.loss, rel=1e-5)
@@ -72,10 +73,10 @@ def test_they_train_what_a_flat_gradient_trains(local, gradients):
 
 def test_they_are_for_plain_sgd_only():
     for local in (SGD(momentum=0.9), SGD(weight_decay=0.1), Prox(mu=0.1)):
-        assert trained("auto", local)[0].gradients == "plain"
+        assert trained("auto", local)[0].numerics.gradients == "plain"
         with pytest.raises(UserError, match=r"gradients is factored, but must be auto or plain: fused steps"):
             trained("factored", local)
-    assert trained("auto", SGD())[0].gradients == "factored"
+    assert trained("auto", SGD())[0].numerics.gradients == "factored"
 
 
 def test_a_batch_that_is_large_beside_the_layer_writes_gradients_out():
@@ -96,7 +97,7 @@ def test_a_weight_that_is_used_outside_its_layer_is_noticed():
 
 def test_a_model_without_wide_layers_steps_tensor_by_tensor():
     narrow = Wide(width=16)
-    assert trained("auto", SGD(), narrow)[0].gradients == "fused"
+    assert trained("auto", SGD(), narrow)[0].numerics.gradients == "fused"
     with pytest.raises(UserError, match=r"gradients is factored, but must be auto or fused: fused steps"):
         trained("factored", SGD(), narrow)
 

@@ -155,8 +155,3 @@ class Dropping(Model):
 def test_models_whose_examples_see_each_other_or_chance_are_refused(model, facts, says):
     with pytest.raises(UserError, match=says):
         TorchCohort(model, Classification(), facts, SGD(), Work(batch_size=3))
-
-
-def test_factors_are_for_one_client_after_another():
-    with pytest.raises(UserError, match="use auto or plain"):
-        TorchCohort(MLP((5,)), Classification(), ROWS, SGD(), Work(), "factored")

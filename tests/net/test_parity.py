@@ -71,7 +71,7 @@ def test_a_convolutional_network_ends_in_the_bits_of_the_simulated_one(tmp_path:
         {"name": "leaf_cnn", "dense": 2048},
     )
     job = job_of(rounds=2, num_clients=2, model=model, engine=torch, train={"steps": 2})
-    assert start_of(job).gradients == "factored"
+    assert start_of(job).numerics.gradients == "factored"
     rig = Rig(job, tmp_path)
     crowd(rig)
     assert rig.wait() == simulated(job)

@@ -73,7 +73,7 @@ def start_of(job: Job) -> Start:
     session = compose(job)
     assert session.plane is not None
     engine, data = session.job.engine, prepare(job.data, job.seed_of("data")).path
-    start = Start(session.spec, session.plane.params, engine.backend, data, engine.gradients)
+    start = Start(session.spec, session.plane.params, engine.backend, data, engine.numerics)
     session.close()
     return start
 

@@ -14,7 +14,7 @@ from muster.core.params import ParamSpec
 from muster.core.part import dumps, loads
 from muster.core.work import Work
 from muster.data.dataset import DataSet
-from muster.learn.learner import Gradients
+from muster.learn.numerics import Numerics
 from muster.models.model import Model
 from muster.tasks.task import Task
 from muster.uploads.attack import Attack
@@ -36,8 +36,8 @@ class Errand:
     facts: Facts
     data: DataSet
     """The job's data set, for clients that bring none of their own."""
-    gradients: Gradients
-    """How the weights' gradients are made: another way rounds otherwise."""
+    numerics: Numerics
+    """How a client is to round."""
     attack: Attack | None = None
     """What some of the clients do instead of what they should: to test defences with."""
     num_clients: int = 1

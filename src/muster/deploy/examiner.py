@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,8 @@ import numpy as np
 from muster.core.errors import TrainingError, UserError
 from muster.core.params import ParamSpec, Vector
 from muster.core.store import decode, encode
-from muster.learn.learner import Gradients
+from muster.job.settings import Engine
+from muster.learn.numerics import Numerics
 
 PLANNED_SECS = 600.0
 """Preparing a data set may take minutes; evaluating a large model too."""
@@ -32,10 +33,14 @@ class Start:
     backend: Literal["torch", "numpy", "jax"]
     data: Path
     """Folder of the prepared data."""
-    gradients: Gradients
-    """How the weights' gradients are made."""
+    numerics: Numerics
+    """How everybody rounds."""
     num_tested: int | None = None
     """Test examples that a model is evaluated on, where they are a sample; else None."""
+
+    def engine(self, asked: Engine) -> Engine:
+        """The job's engine, with what was chosen in place of what was asked for."""
+        return replace(asked, backend=self.backend).with_numerics(self.numerics)
 
 
 class Examiner:
@@ -61,8 +66,8 @@ class Examiner:
         """
         answer = self._receive()
         spec = ParamSpec.from_json(json.loads(answer["spec"]))
-        told = {name: answer[name] for name in ("backend", "gradients", "num_tested")}
-        return Start(spec, answer["initial"], data=Path(answer["data"]), **told)
+        backend, data, numerics = answer["backend"], Path(answer["data"]), Numerics(**answer["numerics"])
+        return Start(spec, answer["initial"], backend, data, numerics, answer["num_tested"])
 
     def examine(self, params: Vector) -> Mapping[str, float]:
         """The metrics of a model over all test examples.
@@ -129,7 +134,7 @@ def _prepared(path: Path) -> tuple[Any, dict[str, Any]]:
     check_population(job, data.num_clients)
     backend, local = choose_backend(job.engine.backend, job.model), job.algorithm.local
     learner = make_learner(
-        backend, job.model, job.task, data.facts, local, local.work(job.train), job.engine.gradients
+        backend, job.model, job.task, data.facts, local, local.work(job.train), job.engine.numerics
     )
     seed, sample = job.seed_of("training"), job.track.evaluate_sample
     folding = Folding(job.algorithm.combine, 1.0, 0, seed, local, attack=job.attack)
@@ -139,7 +144,7 @@ def _prepared(path: Path) -> tuple[Any, dict[str, Any]]:
         "initial": np.asarray(learner.initial(job.seed_of("model"))),
         "backend": backend,
         "data": str(data.path),
-        "gradients": learner.gradients,
+        "numerics": asdict(learner.numerics),
         "num_tested": sample if 0 < sample < len(data.test) else None,
     }
     return crew, start

@@ -35,7 +35,7 @@ def explain(job: Job, listen: Listen, conf: str = "") -> tuple[RunPlan, list[str
             start = examiner.start()
         made = assemble(job, folder, start, lambda params: {}, store=None, evaluates=False)
         made.plane.close()
-    job = replace(job, engine=replace(job.engine, backend=start.backend, gradients=start.gradients))
+    job = replace(job, engine=start.engine(job.engine))
     lines = [*part_lines(made.conductor.algorithm), *_door(job, made, listen), *_settings(job.deploy)]
     return plan(job, made, None, conf), lines
 

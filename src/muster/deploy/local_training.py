@@ -52,7 +52,7 @@ class LocalTraining:
     def __init__(self, errand: Errand, data: FederatedData) -> None:
         local, self.errand, self._data = errand.local, errand, data
         self.learner = make_learner(
-            errand.backend, errand.model, errand.task, errand.facts, local, errand.work, errand.gradients
+            errand.backend, errand.model, errand.task, errand.facts, local, errand.work, errand.numerics
         )
         self._trainer = Trainer(self.learner, data, _folding(errand), FixedPointSum(0, 0))
         self._initial = self.learner.initial(errand.seeds["model"])

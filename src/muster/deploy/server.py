@@ -162,7 +162,7 @@ def _assembled(job: Job, folder: Path, examiner: Examiner, again: bool, say: Say
     The untrained model is the run's alone when this returns, and goes with its first version.
     """
     start = examiner.start()
-    job = replace(job, engine=replace(job.engine, backend=start.backend, gradients=start.gradients))
+    job = replace(job, engine=start.engine(job.engine))
     write_whole(folder / JOB, dump_job(job).encode())
 
     def make() -> Assembly:
@@ -349,7 +349,7 @@ def plan(job: Job, made: Assembly, out: Path | None, conf: str, resumed_from: in
     choices = (
         "deployed: real clients, wall-clock time",
         f"backend: {job.engine.backend}",
-        f"gradients: {job.engine.gradients}",
+        *job.engine.numerics.said(),
         *(() if made.privacy is None else (f"privacy: {made.privacy.why}",)),
     )
     num_clients = made.conductor.roster.num_clients

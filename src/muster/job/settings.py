@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Literal, get_args
 
 from muster.core.algorithm import Algorithm
 from muster.core.errors import FieldError
@@ -15,6 +15,7 @@ from muster.core.work import Work
 from muster.data.dataset import DataSet
 from muster.devices.clocks import Clock
 from muster.devices.devices import Devices
+from muster.learn.numerics import Gradients, Layout, Numerics, Precision
 from muster.models.model import Model
 from muster.net.settings import Deploy
 from muster.tasks.task import Task
@@ -34,10 +35,15 @@ class Engine(Part):
     any model together whose examples do not see each other: dense ones in numpy or jax, others in torch."""
     chunk: int | Literal["auto"] = "auto"
     """Clients of a cohort that train together; `auto` goes by the size of the model."""
-    gradients: Literal["auto", "plain", "fused", "factored"] = "auto"
+    gradients: Gradients = "auto"
     """In torch: `plain` writes the gradient of the whole model; `fused`, where the local rule is SGD without
     momentum or weight decay, subtracts each tensor's as it is made; `factored` is fused, and the gradients of
     linear layers that are wide beside the batch stay two thin factors. `auto`: the last that can be."""
+    layout: Layout = "auto"
+    """In torch: how images lie in memory between layers. `auto`: channels last where a model has max-pooling
+    layers, which are several times as fast so."""
+    precision: Precision = "float32"
+    """In torch: of the products in training. Models, updates and evaluation are float32 in any case."""
     workers: int | Literal["auto"] = "auto"
     """Processes that train clients side by side; the result is the same for any number of them."""
     max_worker_mb: int | Literal["auto"] = "auto"
@@ -47,11 +53,22 @@ class Engine(Part):
     def __post_init__(self) -> None:
         self.check_choice("backend", ("auto", "torch", "numpy", "jax"))
         self.check_choice("mode", ("auto", "sequential", "cohort"))
-        self.check_choice("gradients", ("auto", "plain", "fused", "factored"))
+        self.check_choice("gradients", get_args(Gradients))
+        self.check_choice("layout", get_args(Layout))
+        self.check_choice("precision", get_args(Precision))
         for name in ("chunk", "workers", "max_worker_mb"):
             value = getattr(self, name)
             if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise FieldError("engine", name, value, "an integer at least 1 or auto")
+
+    @property
+    def numerics(self) -> Numerics:
+        """What is asked for of what changes rounding."""
+        return Numerics(self.gradients, self.layout, self.precision)
+
+    def with_numerics(self, numerics: Numerics) -> Engine:
+        """The same with what was chosen of it."""
+        return replace(self, **asdict(numerics))
 
 
 @dataclass(frozen=True)

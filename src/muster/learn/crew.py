@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +18,9 @@ from muster.core.sums import FixedPointSum
 from muster.core.tables import MEASURED, Ids, Table, rows
 from muster.data.federated import FederatedData
 
-from .learner import Gradients, Scores, Sent
+from .learner import Scores, Sent
 from .learners import make_learner
+from .numerics import Numerics
 from .shares import Shares
 from .states import Learnt
 from .stopwatch import LEARNER, Stopwatch, watched
@@ -49,8 +50,7 @@ class Recipe:
     """Path of the prepared data."""
     chunk: int = 0
     """How many clients train together; 0: one after another."""
-    gradients: Gradients = "plain"
-    """How the weights' gradients are made."""
+    numerics: Numerics = field(default_factory=Numerics)
     watched: bool = False
     """Whether workers take their times."""
     sample: int = 0
@@ -62,7 +62,7 @@ class Recipe:
         """A trainer of its own, summing into `total` (i64[U · size]) if it is given."""
         data = FederatedData.open(Path(self.data))
         parts = (self.model, self.task, data.facts, self.local, self.work)
-        learner = make_learner(self.backend, *parts, self.gradients, self.chunk)
+        learner = make_learner(self.backend, *parts, self.numerics, self.chunk)
         size = len(self.local.up) * learner.spec.size
         total = FixedPointSum(size, self.folding.scale, total)
         return Trainer(watched(learner, watch, **LEARNER), data, self.folding, total, self.chunk)

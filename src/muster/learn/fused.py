@@ -74,9 +74,9 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, None, Tensor, None]:
         (slope,) = slopes
         x, weight = ctx.saved_tensors
-        rows = slope.reshape(-1, slope.shape[-1])
-        ctx.pairs.append((rows, x.detach().reshape(-1, x.shape[-1])))
-        down = slope @ weight if ctx.needs_input_grad[0] else None
+        rows = slope.reshape(-1, slope.shape[-1]).float()  # half as precise under autocast
+        ctx.pairs.append((rows, x.detach().reshape(-1, x.shape[-1]).float()))
+        down = slope @ weight.to(slope.dtype) if ctx.needs_input_grad[0] else None
         return down, None, rows.sum(0), None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Mapping, Protocol, Sequence, TypeAlias
+from typing import Any, Mapping, Protocol, Sequence, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,8 @@ from muster.core.examples import Examples
 from muster.core.params import ParamSpec, Vector
 from muster.core.work import Steps
 
-Gradients: TypeAlias = Literal["auto", "plain", "fused", "factored"]
-"""`plain`: as one vector, for any rule; `fused`: subtracted tensor by tensor as the backward pass leaves
-them; `factored`: fused, and those of wide linear layers kept as factors. `auto`: the last that can be."""
+from .numerics import Numerics
+
 Sent: TypeAlias = Mapping[str, Vector]
 Matrix: TypeAlias = npt.NDArray[np.float32]
 Stack: TypeAlias = npt.NDArray[np.float32]
@@ -58,8 +57,8 @@ class Learner(Protocol):
 
     spec: ParamSpec
 
-    gradients: Gradients
-    """How the weights' gradients are made; not `auto`."""
+    numerics: Numerics
+    """How it rounds."""
 
     def initial(self, seed: int) -> Vector:
         """The untrained model, f32[spec.size]; depends on the seed only."""

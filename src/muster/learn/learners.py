@@ -16,7 +16,8 @@ from muster.models.model import Model
 from muster.tasks.task import Task
 
 from .cohort import chunk_for, chunk_for_compiled, side_by_side
-from .learner import Gradients, Learner
+from .learner import Learner
+from .numerics import Numerics
 
 ASKED = ("auto", "torch", "numpy", "jax")
 """What a job may ask for."""
@@ -119,7 +120,7 @@ def make_learner(
     facts: Facts,
     local: Local,
     work: Work,
-    gradients: Gradients = "plain",
+    numerics: Numerics = Numerics(),
     chunk: int = 0,
 ) -> Learner:
     """The learner of `backend` (as `choose_backend` gave it), which imports its framework now.
@@ -131,6 +132,11 @@ def make_learner(
     """
     if isinstance(model, Dense):
         _check_fits(model, facts)
+    if backend != "torch" and (numerics.layout == "channels_last" or numerics.precision == "bfloat16"):
+        raise UserError(
+            f"engine.layout channels_last and engine.precision bfloat16 are for backend torch, but this is "
+            f"{backend}; use engine.backend=torch, or leave them out"
+        )
     if backend == "numpy":
         from .numpy_learner import NumpyLearner
 
@@ -142,7 +148,7 @@ def make_learner(
     if chunk:
         from .torch_cohort import TorchCohort
 
-        return TorchCohort(model, task, facts, local, work, gradients)
+        return TorchCohort(model, task, facts, local, work, numerics)
     from .torch_learner import TorchLearner
 
-    return TorchLearner(model, task, facts, local, work, gradients)
+    return TorchLearner(model, task, facts, local, work, numerics)

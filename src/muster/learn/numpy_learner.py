@@ -21,7 +21,8 @@ from muster.tasks.task import Task
 from .client import ArrayModel, ClientData, OwnClient, run_client
 from .cohort import descend_together
 from .descent import descend, to_arrays
-from .learner import Gradients, Matrix, Scores, Sent, Trained
+from .learner import Matrix, Scores, Sent, Trained
+from .numerics import Numerics
 from .together import TrainsTogether
 
 EVALUATION_BATCH = 500
@@ -38,7 +39,7 @@ class NumpyLearner(TrainsTogether):
         UserError: The model is not a dense one, or the task's inputs are no float32 features.
     """
 
-    gradients: Gradients = "plain"
+    numerics = Numerics()
 
     def __init__(self, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> None:
         if not isinstance(model, Dense):

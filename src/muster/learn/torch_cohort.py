@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from muster.tasks.task import Task
 
 from .client import OwnClient
 from .cohort import descend_together
-from .learner import Gradients, Matrix
+from .learner import Matrix
+from .numerics import Numerics
 from .together import TrainsTogether
 from .torch_learner import TorchLearner
 from .torch_module import called, seeded
@@ -46,14 +48,19 @@ class TorchCohort(TrainsTogether, TorchLearner):
     """
 
     def __init__(
-        self, model: Model, task: Task, facts: Facts, local: Local, work: Work, gradients: Gradients = "plain"
+        self,
+        model: Model,
+        task: Task,
+        facts: Facts,
+        local: Local,
+        work: Work,
+        numerics: Numerics = Numerics(),
     ) -> None:
         if isinstance(local, OwnClient):
             raise UserError("a client of your own trains alone; use engine.mode sequential")
-        if gradients not in ("auto", "plain"):
-            raise UserError(
-                f"engine.gradients {gradients} is for clients one after another; use auto or plain"
-            )
+        for name, only in asdict(Numerics()).items():
+            if (asked := getattr(numerics, name)) not in ("auto", only):
+                raise UserError(f"engine.{name} {asked} is for clients one after another; use auto or {only}")
         super().__init__(model, task, facts, local, work)
         self._blas = ThreadpoolController()
         self._trained = [e.name for e in self.spec.entries if e.kind != "statistic"]

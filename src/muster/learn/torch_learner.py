@@ -25,7 +25,9 @@ from muster.tasks.task import Task
 from .client import ClientData, OwnClient, run_client
 from .descent import descend, to_arrays
 from .fused import Fused, steps_along, wide_layers
-from .learner import Gradients, Learner, Matrix, Scores, Sent, Trained
+from .layout import pools, turn
+from .learner import Learner, Matrix, Scores, Sent, Trained
+from .numerics import Gradients, Numerics
 from .torch_module import FlatModule, build, lone_example, named_floats, seeded
 
 EVALUATION_BATCH = 100
@@ -44,23 +46,33 @@ class TorchLearner(Learner):
     """
 
     def __init__(
-        self, model: Model, task: Task, facts: Facts, local: Local, work: Work, gradients: Gradients = "plain"
+        self,
+        model: Model,
+        task: Task,
+        facts: Facts,
+        local: Local,
+        work: Work,
+        numerics: Numerics = Numerics(),
     ) -> None:
         torch.set_num_threads(1)  # a worker per core is faster, and the same bits on every machine size
         self._model, self._task, self._facts, self._local, self._work = model, task, facts, local, work
+        gradients = numerics.gradients
         along = gradients != "plain" and not isinstance(local, OwnClient) and steps_along(local)
         self._flat = FlatModule(build(model, task, facts, 0), graded=not along)
         self.spec = self._flat.spec
+        last = numerics.layout == "channels_last" or (numerics.layout == "auto" and pools(self._flat.module))
+        if last:
+            turn(self._flat.module)
         layers = []
         if along and gradients != "fused":
             blank = torch.from_numpy(task.blank(facts, 2))
             layers = wide_layers(self._flat.module, blank, work.batch_size)
         self._fused = Fused(self._flat, layers) if along else None
-        self.gradients: Gradients = "factored" if layers else "fused" if along else "plain"
-        """How the weights' gradients are made."""
-        if gradients not in ("auto", self.gradients):
+        made: Gradients = "factored" if layers else "fused" if along else "plain"
+        self.numerics = Numerics(made, "channels_last" if last else "channels_first", numerics.precision)
+        if gradients not in ("auto", made):
             raise UserError(
-                f"engine.gradients is {gradients}, but must be auto or {self.gradients}: fused steps are for "
+                f"engine.gradients is {gradients}, but must be auto or {made}: fused steps are for "
                 "SGD without momentum or weight decay, and factors besides for models with linear layers "
                 "that are wide beside train.batch_size"
             )
@@ -92,6 +104,7 @@ class TorchLearner(Learner):
         if not len(examples):
             return Trained(0, 0.0, 0.0)
         flat, local, trained, fused = self._flat, self._local, self.spec.trained, self._fused
+        numerics = self.numerics
         flat.load(sent["model"])
         flat.module.train()
         before = {name: _shared(vector)[:trained] for name, vector in sent.items()}
@@ -102,7 +115,8 @@ class TorchLearner(Learner):
                 flat.gradient.zero_()
             else:
                 fused.clear()
-            loss = self._loss(examples, index)
+            with torch.autocast("cpu", torch.bfloat16, enabled=numerics.precision == "bfloat16"):
+                loss = self._loss(examples, index)
             loss.mean().backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 

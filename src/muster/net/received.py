@@ -13,7 +13,8 @@ from muster.core.store import decode
 from muster.core.tables import REPORT, Ids, Refusal, Table, rows
 from muster.learn.crew import Kept, Total
 from muster.learn.gate import judged
-from muster.learn.learner import Gradients, Learner, Scores, Sent, Trained
+from muster.learn.learner import Learner, Scores, Sent, Trained
+from muster.learn.numerics import Numerics
 from muster.learn.states import State
 from muster.learn.trainer import Trainer
 
@@ -33,8 +34,7 @@ class MissingUpdateError(RunFolderError):
 class Elsewhere(Learner):
     """In place of a learner: the model's layout, for a trainer that only folds."""
 
-    gradients: Gradients = "plain"
-    """None are made here."""
+    numerics = Numerics()
 
     def __init__(self, spec: ParamSpec) -> None:
         self.spec = spec

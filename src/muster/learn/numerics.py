@@ -1,0 +1,32 @@
+"""What changes how training rounds, and nothing else: a run says it, job.yml keeps it, clients follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Gradients: TypeAlias = Literal["auto", "plain", "fused", "factored"]
+"""`plain`: as one vector, for any rule; `fused`: subtracted tensor by tensor as the backward pass leaves
+them; `factored`: fused, and those of wide linear layers kept as factors. `auto`: the last that can be."""
+Layout: TypeAlias = Literal["auto", "channels_first", "channels_last"]
+"""How images lie in memory between layers. `auto`: channels last where a model pools (`nn.MaxPool2d`)."""
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+"""Of the products in training; models, updates and evaluation are float32."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """As asked for, or, of a learner, as it is: then without `auto`."""
+
+    gradients: Gradients = "plain"
+    layout: Layout = "channels_first"
+    precision: Precision = "float32"
+
+    def said(self) -> tuple[str, ...]:
+        """What a run tells of them."""
+        told = [f"gradients: {self.gradients}"]
+        if self.layout != "channels_first":
+            told.append(f"layout: {self.layout}")
+        if self.precision != "float32":
+            told.append(f"precision: {self.precision}")
+        return tuple(told)

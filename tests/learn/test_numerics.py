@@ -1,0 +1,116 @@
+"""Layouts and precisions: what they change is rounding, and how far."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from muster.algorithms.fedavg import SGD
+from muster.core.errors import UserError
+from muster.core.examples import Examples, Facts
+from muster.core.randomness import rng
+from muster.core.work import Work
+from muster.learn.learners import make_learner
+from muster.learn.numerics import Numerics
+from muster.models.dense import MLP
+from muster.models.model import Model
+from muster.tasks.classification import Classification
+
+torch = pytest.importorskip("torch")
+
+FACTS = Facts("images", (1, 12, 12), 3)
+WORK = Work(epochs=2, batch_size=4)
+
+
+@dataclass(frozen=True)
+class Images(Model):
+    """Two convolutions of images of one channel and of many, and a layer that factors pay for."""
+
+    pool: bool = True
+
+    def torch(self, facts):
+        nn = torch.nn
+        second = nn.MaxPool2d(2) if self.pool else nn.AvgPool2d(2)
+        return nn.Sequential(
+            *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
+            *(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), second),
+            *(nn.Flatten(), nn.Linear(144, 512), nn.ReLU(), nn.Linear(512, 512), nn.Linear(512, 3)),
+        )
+
+
+def trained(numerics, local=SGD(lr=0.1), model=Images()):
+    learner = make_learner("torch", model, Classification(), FACTS, local, WORK, numerics)
+    draw = rng(0, "images")
+    data = Examples(draw.normal(size=(10, 1, 12, 12)).astype(np.float32), draw.integers(0, 3, 10))
+    up, sent = np.zeros((1, learner.spec.size), np.float32), {"model": learner.initial(1)}
+    done = learner.train(sent, data, rng(1, "train"), up, None)
+    return learner, up[0], done.loss, learner.scores(sent["model"] + up[0], data)
+
+
+@pytest.mark.parametrize("local", [SGD(lr=0.1), SGD(lr=0.1, momentum=0.9), SGD(lr=0.1, clip_norm=0.1)])
+def test_channels_last_changes_the_last_digits(local):
+    _, first, loss, scores = trained(Numerics("auto", "channels_first"), local)
+    learner, last, also, found = trained(Numerics("auto", "channels_last"), local)
+    assert learner.numerics.layout == "channels_last" and np.abs(first).max() > 1e-3
+    np.testing.assert_allclose(last, first, atol=1e-5)
+    assert also == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(found["loss"], scores["loss"], rtol=1e-4)
+
+
+def test_images_are_channels_last_between_layers():
+    learner, *_ = trained(Numerics("auto", "auto"))
+    seen = []
+    for part in learner._flat.module:
+        if isinstance(part, torch.nn.MaxPool2d | torch.nn.AvgPool2d):
+            part.register_forward_hook(lambda _, args, out: seen.extend([args[0].stride(), out.stride()]))
+    learner.scores(learner.initial(0), Examples(np.zeros((2, 1, 12, 12), np.float32), np.zeros(2, np.int64)))
+    assert [strides[1] for strides in seen] == [1] * 4  # from one channel to the next
+
+
+def test_auto_turns_models_that_pool():
+    assert trained(Numerics("auto", "auto"))[0].numerics == Numerics("factored", "channels_last")
+    assert trained(Numerics("auto", "auto"), model=Images(pool=False))[0].numerics == Numerics("factored")
+
+
+@pytest.mark.parametrize("gradients", ["plain", "fused", "factored"])
+def test_bfloat16_trains_to_two_digits(gradients):
+    """Eight bits of a product: an update is off by 2 % of its length at most, on this small model."""
+    _, exact, loss, _ = trained(Numerics(gradients))
+    learner, rough, also, _ = trained(Numerics(gradients, precision="bfloat16"))
+    assert learner.numerics.precision == "bfloat16"
+    off = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
+    assert 1e-4 < off < 0.02
+    assert also == pytest.approx(loss, rel=0.01)
+
+
+def test_bfloat16_is_the_same_to_the_bit_every_time():
+    one, two = (trained(Numerics("auto", "auto", "bfloat16"))[1] for _ in range(2))
+    assert one.tobytes() == two.tobytes()
+
+
+def test_evaluation_stays_float32():
+    exact, rough = trained(Numerics()), trained(Numerics(precision="bfloat16"))
+    data = Examples(np.ones((3, 1, 12, 12), np.float32), np.zeros(3, np.int64))
+    same = exact[0].initial(4)
+    assert exact[0].scores(same, data)["loss"].tolist() == rough[0].scores(same, data)["loss"].tolist()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "jax"])
+@pytest.mark.parametrize("numerics", [Numerics(layout="channels_last"), Numerics(precision="bfloat16")])
+def test_they_are_for_torch(backend, numerics):
+    with pytest.raises(UserError, match=rf"are for backend torch, but this is {backend}; use engine.backend"):
+        make_learner(backend, MLP(), Classification(), FACTS, SGD(), WORK, numerics)
+
+
+@pytest.mark.parametrize(
+    ("field", "asked", "only"),
+    [("gradients", "factored", "plain"), ("layout", "channels_last", "channels_first")],
+)
+def test_cohorts_in_torch_have_one_way(field, asked, only):
+    def make(value):
+        parts = (Images(), Classification(), FACTS, SGD(), WORK)
+        return make_learner("torch", *parts, replace(Numerics("auto", "auto"), **{field: value}), chunk=2)
+
+    assert make("auto").numerics == make(only).numerics == Numerics()
+    with pytest.raises(UserError, match=rf"engine.{field} {asked} is for clients one after .*; use auto"):
+        make(asked)
