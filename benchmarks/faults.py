@@ -1,6 +1,9 @@
 """Faults that take long, or root, done to real processes: what was seen goes to docs/benchmarks.md.
 
-    python benchmarks/faults.py [hung] [loss] [growth]
+    python benchmarks/faults.py [flood] [hung] [growth] [loss]
+
+flood: an update is announced with 3 GB, and another goes on for 300 MB beyond what it has announced; the
+server's peak memory must rise by less than two chunks.
 
 hung: a hundred clients stop (SIGSTOP) in the middle of their tasks, with their connections open; four go on.
 The server's threads and memory are looked at before and after, and how long the round takes to close.
@@ -13,6 +16,8 @@ Exits with 1 if anything of this does not hold.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -25,16 +30,23 @@ from typing import Any
 
 import numpy as np
 from load_processes import JOB, USUAL, Process, serving, swarm, wait_for
+from load_swarm import Figures, One, update
 from lossy_link import HERE, LossyLink
 from marked import write_between
 
 import muster
+from muster.core.params import ParamSpec
+from muster.net.rpc import CHUNK
+from muster.track.units import bytes_text
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/benchmarks.md"
 MB = 1e6
 NUM_HUNG, NUM_GOOD, LEASE_SECS = 100, 4, 2.0
 LOSS, ROUND_TRIP_SECS, DARK_SECS = 0.3, 0.3, 60.0
+DOWNLOAD_SECS = 1.5
+"""So long after a round has begun its models are on the way."""
 NUM_ROUNDS, WARM = 5000, 500
+ANNOUNCED, BEYOND = 3_000_000_000, 300_000_000
 
 
 def records(server: Process) -> list[dict[str, Any]]:
@@ -57,6 +69,39 @@ def until(what: Any, secs: float) -> float:
             raise SystemExit(f"it is not so after {secs:g} s")
         time.sleep(0.05)
     return time.monotonic() - began
+
+
+def flood() -> tuple[bool, str]:
+    """Updates far larger than they may be."""
+    with serving(clients=2, start_with=2, hidden=[200], rounds=50) as (server, address):
+        warm, rise, said, secs = asyncio.run(_flood(server, address))
+    allowed = ["refused", "taken"]
+    return said == allowed and rise < 2 * CHUNK, (
+        f"An update announced with {bytes_text(ANNOUNCED)} was {said[0]} after {1000 * secs:.0f} ms; of one "
+        f"that went on for {bytes_text(BEYOND)} beyond its {bytes_text(warm)} the server read no more than "
+        f"those, and it was {said[1]}. Its peak memory rose by {bytes_text(rise)} (two chunks: "
+        f"{bytes_text(2 * CHUNK)})."
+    )
+
+
+async def _flood(server: Process, address: str) -> tuple[int, int, list[str], float]:
+    """Bytes of an ordinary update, the rise of the server's peak in bytes, and what became of the others."""
+    clients = [One(address, number, Figures()) for number in range(2)]
+    await asyncio.gather(*(client.join() for client in clients))
+    body = update(ParamSpec.from_json(json.loads(clients[0].joined.spec)).size)
+    sha256 = hashlib.sha256(body).hexdigest()
+    for _ in range(5):  # the server has seen what is ordinary
+        for client in clients:
+            await client.upload(await client.task(), body, sha256)
+    tasks = [await client.task() for client in clients]
+    server.reset_peak()
+    before, began = server.status("VmHWM"), time.monotonic()
+    said = [await clients[0].upload(tasks[0], body, sha256, announced=ANNOUNCED)]
+    secs = time.monotonic() - began
+    said.append(await clients[1].upload(tasks[1], body + bytes(BEYOND), sha256, announced=len(body)))
+    rise = server.status("VmHWM") - before
+    await asyncio.gather(*(client.leave() for client in clients))
+    return len(body), rise, said, secs
 
 
 def hung() -> tuple[bool, str]:
@@ -101,7 +146,7 @@ def loss() -> tuple[bool, str]:
     """A run over a bad link."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder, port = Path(name), 7433
-        settings = {"clients": 2, "start_with": 2, "hidden": [50], "rounds": 3, "lease": 300}
+        settings = {"clients": 2, "start_with": 2, "hidden": [200], "rounds": 3, "lease": 300}
         (folder / "job.yml").write_text(JOB.format(**{**USUAL, **settings}))
         certs = folder / "certs"
         _issue(certs)
@@ -119,6 +164,7 @@ def loss() -> tuple[bool, str]:
         for client in clients:
             stack.callback(client.close)
         until(lambda: len(records(server)) > 1, 900)
+        time.sleep(DOWNLOAD_SECS)
         link.dark.set()
         time.sleep(DARK_SECS)
         link.dark.clear()
@@ -127,14 +173,16 @@ def loss() -> tuple[bool, str]:
     assert run.summary is not None
     breaks, resent = (sum(body[key] for body in said) for key in ("num_breaks", "resent_bytes"))
     good = ended["model_sha256"] == run.summary.model_sha256 and ended["num_tasks"]["accepted"] == 6
-    good &= all(body["status"] == "rounds" for body in said)
+    good &= all(body["status"] == "rounds" for body in said) and resent <= breaks * CHUNK
+    model = bytes_text(4 * sum(array.size for array in run.model.values()))
+    tcp = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     return good, (
-        f"Three rounds of two clients over a link with {LOSS:.0%} loss each way and "
+        f"Three rounds of two clients, a model of {model}, over a link with {LOSS:.0%} loss each way and "
         f"{1000 * ROUND_TRIP_SECS:.0f} ms of round trip ({link.num_lost:,} of {link.num_packets:,} packets "
-        f"lost), dark for {DARK_SECS:.0f} s after the first: ended after {took:.0f} s "
-        f"{'in' if good else 'NOT in'} the simulation's hash, with {ended['num_tasks']['accepted']} of 6 "
-        f"updates accepted; {breaks} calls and transfers broke, and {resent:,} bytes were sent again. "
-        "The model has 15 kB."
+        f"lost; TCP {tcp}), dark for {DARK_SECS:.0f} s while models of the second round were on their way: "
+        f"ended after {took:.0f} s {'in' if good else 'NOT in'} the simulation's hash, with "
+        f"{ended['num_tasks']['accepted']} of 6 updates accepted; {breaks} calls and transfers broke, and "
+        f"{resent:,} bytes were sent again."
     )
 
 
@@ -179,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = {"hung": hung, "growth": growth, "loss": loss}
+    kinds = {"flood": flood, "hung": hung, "growth": growth, "loss": loss}
     parser.add_argument("what", nargs="*", default=list(kinds), metavar="|".join(kinds))
     held = True
     wanted = parser.parse_args().what

@@ -115,8 +115,8 @@ class One:
         )
         return sum([len(chunk.data) async for chunk in call])
 
-    async def upload(self, task: Any, body: bytes, sha256: str) -> str:
-        """Sends an update; returns the status."""
+    async def upload(self, task: Any, body: bytes, sha256: str, announced: int | None = None) -> str:
+        """Sends an update; returns the status. `announced`: bytes that its head says, if others."""
         held = await self.call(
             "Held", pb.HeldRequest(caller=self.caller, ticket=task.ticket, nonce=task.nonce)
         )
@@ -128,7 +128,7 @@ class One:
                     ticket=task.ticket,
                     nonce=task.nonce,
                     offset=held.offset,
-                    total_bytes=len(body),
+                    total_bytes=len(body) if announced is None else announced,
                     sha256=sha256,
                     report=pb.Report(num_examples=1, num_steps=1, loss=1.0, loss_sq_mean=1.0, secs=1.0),
                 )

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,15 @@ def test_run_and_deploy_end_in_the_same_bits(name: str, shell: Any) -> None:
     if name == "fashion_mnist" and not os.environ.get("MUSTER_DATA"):
         pytest.skip("MUSTER_DATA is not set")
     (shell.folder / "job.yml").write_text(WHAT[name] + SYNCHRONOUS)
-    simulated = shell.json("run", "job.yml", "--out", "simulated")
-    deployed = shell.json("deploy", "job.yml", "--local", "2", "--out", "deployed")
+    drawn = name == "digits" and find_spec("tensorboard") is not None
+    more = ["track.sinks=[tensorboard]"] if drawn else []
+    simulated = shell.json("run", "job.yml", *more, "--out", "simulated")
+    deployed = shell.json("deploy", "job.yml", *more, "--local", "2", "--out", "deployed")
     assert deployed["model_sha256"] == simulated["model_sha256"]
     assert deployed["metrics"] == simulated["metrics"]
     assert deployed["num_tasks"] == simulated["num_tasks"]
+    for out in ("simulated", "deployed"):
+        assert len(list((shell.folder / out).rglob("*tfevents*"))) == drawn
 
 
 def test_a_run_whose_clients_all_fail_ends_and_says_where_to_look(shell: Any) -> None:

@@ -23,7 +23,7 @@ from muster.core.errors import RunFolderError, UserError
 from muster.deploy.worker import Door, open_link
 from muster.net import certs
 from muster.net.client import Client, Task
-from muster.net.rpc import CHUNK, OPTIONS, Stub, pb
+from muster.net.rpc import CHUNK, LEAST_PIECE, OPTIONS, PIECE, Stub, pb
 from muster.net.settings import Deploy
 from muster.net.wire import Layout, encode, write_file
 from worlds.deployed import Rig, Worker, crowd, job_of, noise, simulated, vanish
@@ -231,6 +231,8 @@ def test_8_too_many_bytes_are_refused_before_they_are_read(make: Make, tmp_path:
     assert reply.why == f"the update has 3,000,000 bytes, but {limit} are allowed"
     rig.wait()
     assert not list((tmp_path / "run" / "updates").glob(f"{task.ticket:010d}*"))
+    # Of the other's alone: 656 numbers and a header.
+    assert (rig.told[1].num_refused, rig.told[1].up_bytes) == (1, 4 * 656 + 128)
 
 
 def test_8b_bytes_beyond_what_was_announced_are_cut_off(make: Make, tmp_path: Path) -> None:
@@ -422,6 +424,36 @@ def test_18b_a_partition_shorter_than_the_lease_costs_nothing(make: Make, tmp_pa
     assert sum(record.num_lost for record in rig.told) == 0
     assert [worker.error for worker in workers] == [None] * 4
     proxy.close()
+
+
+def test_18c_a_connection_that_breaks_before_a_message_is_through_gets_smaller_ones(make: Make) -> None:
+    """100 kB at a time, where a message has 256 KiB: 580 kB would never get through."""
+    rig = make(replace(two(), model=job_of(model={"name": "mlp", "hidden": [1000, 80]}).model))
+    proxy = Proxy(rig.port)
+    mine = rig.client(0, address=f"127.0.0.1:{proxy.port}")
+    mine.join()
+    rig.client(1).join()
+    task = task_of(mine)
+    proxy.grain, proxy.delay_secs = 8192, 0.002  # a line of 4 MB/s
+    proxy.cut_after, proxy.cuts_again = 100_000, [100_000] * 60
+    assert send(mine, task, noise(1, mine.spec.size) / 100) == "taken"
+    assert 5 < proxy.num_cuts < 30
+    mine.link.close()
+    proxy.close()
+
+
+@pytest.mark.parametrize(
+    ("piece", "most"), [(0, PIECE), (50_000, 50_000), (1, LEAST_PIECE), (1 << 40, PIECE)]
+)
+def test_18d_a_model_comes_in_messages_as_small_as_the_client_asks(piece: int, most: int, make: Make) -> None:
+    rig = make(replace(two(), model=job_of(model={"name": "mlp", "hidden": [1000, 80]}).model))
+    mine = rig.client(0)
+    mine.join()
+    rig.client(1).join()
+    task = task_of(mine)
+    request = pb.DownloadRequest(caller=mine._caller, ticket=task.ticket, piece=piece)
+    chunks = [len(chunk.data) for chunk in mine.link._stub.Download(request, timeout=5)]
+    assert sum(chunks) == task._raw.model_bytes and set(chunks[:-1]) == {most}
 
 
 def test_19_a_storm_of_joins_is_told_when_to_come_back(make: Make, tmp_path: Path) -> None:

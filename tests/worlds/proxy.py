@@ -18,6 +18,7 @@ class Proxy:
         stalled: While it is set, nothing moves, and connections stay open.
         closed: While it is set, connections are reset, and new ones too.
         delay_secs: Each piece is held up so long.
+        grain: Bytes of a piece at most.
         num_up: Bytes that have gone towards the server.
 
     """
@@ -29,7 +30,7 @@ class Proxy:
         self.cut_after: int | None = None
         self.cuts_again: list[int] = []
         self.stalled, self.closed = threading.Event(), threading.Event()
-        self.delay_secs, self.num_up, self.num_cuts = 0.0, 0, 0
+        self.delay_secs, self.grain, self.num_up, self.num_cuts = 0.0, 65536, 0, 0
         self._ends: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -64,7 +65,7 @@ class Proxy:
 
     def _pump(self, source: socket.socket, sink: socket.socket, count: Callable[[int], bool]) -> None:
         with suppress(OSError):
-            while data := source.recv(65536):
+            while data := source.recv(self.grain):
                 while self.stalled.is_set() and not self.closed.is_set():
                     time.sleep(0.01)
                 if self.closed.is_set() or count(len(data)):

@@ -17,6 +17,7 @@ from muster.core.record import Record
 from muster.job import Job, dump_job, load_job
 from muster.net.journal import JOURNAL, Journal
 from muster.run import MODEL, plan_of, target_of, write_model
+from muster.track.boards import boards
 from muster.track.console import make_console
 from muster.track.folder import JOB, RunFolder, next_free, write_whole
 from muster.track.folder_sink import FolderSink
@@ -206,7 +207,7 @@ def _conduct(
             for record in folder.read(console.say):
                 tally.add(record)
     sink = FolderSink(folder, console.say)
-    sinks = (console, sink)
+    sinks = (console, sink, *boards(job.track.sinks, console.say))
     for each in sinks:
         each.begin(plan(job, made, folder.path, conf, version if again else None))
 
@@ -214,6 +215,8 @@ def _conduct(
         console.say(line)
         folder.log(line)
 
+    if job.track.per_client:
+        say("track.per_client is for simulations: what deployed clients keep of the model stays with them")
     keeper = Keeper(job, folder.path, made, sinks, tally, saved=first - 1 if again else 0)
     interrupted = asyncio.run(
         _serve(job, folder.path, made, journal, began, listen, keeper, say, ready, deserted)

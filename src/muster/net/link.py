@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import grpc
 
 from muster.core.errors import MusterError, UserError
 
-from .rpc import OPTIONS, PIECE, Stub, pb
+from .rpc import LEAST_PIECE, OPTIONS, PIECE, Stub, pb
 
 _FINAL = {
     grpc.StatusCode.UNAUTHENTICATED,
@@ -72,6 +73,9 @@ class Link:
         self.address, self.patience = address, Patience()
         self.num_resent, self.num_breaks = 0, 0
         """Bytes that were sent again, and calls that broke off."""
+        self._piece = PIECE
+        """Bytes of one message of a transfer: what has come of a message when a connection breaks is lost, so
+        a connection that breaks often gets smaller ones."""
         self._say, self._explain, self._metadata = say, explain, (("name", name),)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, OPTIONS)
@@ -95,9 +99,13 @@ class Link:
         """One call that is not made again. Raises grpc.RpcError."""
         return getattr(self._stub, method)(request, timeout=self.patience.call_secs, metadata=self._metadata)
 
-    def _patiently(self, attempt: Callable[[], Any]) -> Any:
-        """Calls `attempt` until it works, with waits that double and are jittered."""
+    def _patiently(self, attempt: Callable[[], Any], moved: Callable[[], int] = lambda: 0) -> Any:
+        """Calls `attempt` until it works, with waits that double and are jittered.
+
+        `moved` are bytes that have got through so far: while there are more each time, nobody gives up.
+        """
         wait, until, told = 0.1, time.monotonic() + self.patience.give_up_secs, False
+        before = moved()
         while True:
             try:
                 done = attempt()
@@ -116,6 +124,8 @@ class Link:
                     raise UserError(f"{self.address} refuses: {details}") from error
                 if not told and (wrong := self._explain()):
                     raise UserError(wrong) from error
+                if (now := moved()) > before:
+                    before, wait, until = now, 0.1, time.monotonic() + self.patience.give_up_secs
                 if time.monotonic() > until:
                     raise UserError(
                         f"{self.address} could not be reached for deploy.give_up_secs = "
@@ -141,15 +151,16 @@ class Link:
         with path.open("wb") as file:
 
             def attempt() -> None:
-                request = pb.DownloadRequest(caller=caller, ticket=task.ticket, offset=file.tell())
+                at, piece = file.tell(), self._piece
+                request = pb.DownloadRequest(caller=caller, ticket=task.ticket, offset=at, piece=piece)
                 call = self._stub.Download(request, metadata=self._metadata)
-                with _Watchdog(self.patience.stall_secs).over(call) as watch:
+                with self._fitting(), _Watchdog(self.patience.stall_secs).over(call) as watch:
                     for chunk in call:
                         file.write(chunk.data)
                         watch.moved()
 
             while True:
-                self._patiently(attempt)
+                self._patiently(attempt, file.tell)
                 file.flush()
                 if file.tell() == task.model_bytes and _sha256(path) == task.model_sha256:
                     return
@@ -163,12 +174,12 @@ class Link:
             RejoinError, UserError: As `call`.
         """
         total, sha256 = path.stat().st_size, _sha256(path)
-        sent = 0
+        sent = held = 0
 
         def attempt() -> Any:
-            nonlocal sent
-            held = self.once("Held", pb.HeldRequest(caller=caller, ticket=task.ticket, nonce=task.nonce))
-            offset = min(held.offset, total)
+            nonlocal sent, held
+            asked = pb.HeldRequest(caller=caller, ticket=task.ticket, nonce=task.nonce)
+            offset = held = min(self.once("Held", asked).offset, total)
             self.num_resent += max(0, sent - offset)
             head = pb.UploadHead(
                 caller=caller,
@@ -179,7 +190,7 @@ class Link:
                 sha256=sha256,
                 report=report,
             )
-            sent = offset
+            sent, piece = offset, self._piece
             watch = _Watchdog(self.patience.stall_secs)
 
             def parts() -> Iterator[Any]:
@@ -187,20 +198,30 @@ class Link:
                 yield pb.UploadPart(head=head)
                 with path.open("rb") as file:
                     file.seek(offset)
-                    while data := file.read(PIECE):
+                    while data := file.read(piece):
                         yield pb.UploadPart(data=data)
                         sent += len(data)
                         watch.moved()
 
             call = self._stub.Upload.future(parts(), metadata=self._metadata)
-            with watch.over(call):
+            with self._fitting(), watch.over(call):
                 return call.result()
 
         while True:
-            reply = self._patiently(attempt)
+            reply = self._patiently(attempt, lambda: held)
             if reply.status != "damaged":
                 return reply
             sent = 0
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """A transfer: the messages of the next are half as large if it breaks, else twice."""
+        try:
+            yield
+        except (grpc.RpcError, grpc.FutureCancelledError):
+            self._piece = max(self._piece // 2, LEAST_PIECE)
+            raise
+        self._piece = min(2 * self._piece, PIECE)
 
     def close(self) -> None:
         """Ends the connection."""

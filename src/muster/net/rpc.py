@@ -22,6 +22,9 @@ PIECE = CHUNK // 4
 """Bytes of one message of a transfer. With a connection go the message that is being received, the
 window behind it, and the message that the sender has at hand: three pieces, which a chunk must hold."""
 
+LEAST_PIECE = PIECE // 16
+"""The same over a connection that breaks again and again."""
+
 OPTIONS = (
     ("grpc.http2.lookahead_bytes", PIECE),  # the window behind the message that is being received
     ("grpc.http2.bdp_probe", 0),

@@ -30,7 +30,7 @@ from .hub import Hub
 from .leases import FINISH, OVER, more_steps
 from .reports import REASONS, REPORTED, report_row
 from .roster import Member
-from .rpc import PIECE, agreed, pb
+from .rpc import LEAST_PIECE, PIECE, agreed, pb
 from .spool import DamagedError, Incoming
 from .wire import WireError, codecs
 
@@ -253,7 +253,8 @@ class Service:
         model = await self._hub.with_space(self._hub.models.of, int(row["version"][0]))
         with model.path.open("rb") as file:
             file.seek(max(0, request.offset))
-            while data := file.read(PIECE):
+            piece = min(max(request.piece or PIECE, LEAST_PIECE), PIECE)
+            while data := file.read(piece):
                 yield pb.Chunk(data=data)
 
     async def on_held(self, request: Any, context: Any) -> Any:
@@ -307,7 +308,7 @@ class Service:
         await self._check_nonce(member, ticket, head.nonce, context)
         if head.total_bytes > spool.max_bytes:
             why = f"the update has {head.total_bytes:,} bytes, but {spool.max_bytes:,} are allowed"
-            return await self._take(member, head, Refusal.WRONG_SHAPE, why, began)
+            return await self._take(member, head, Refusal.WRONG_SHAPE, why, began, num_bytes=0)
         held = spool.held(ticket)
         if not 0 <= head.offset <= held:
             return pb.UploadReply(status="damaged", why=f"{held:,} bytes are here, not {head.offset:,}")
@@ -350,14 +351,25 @@ class Service:
             await self._hub.with_space(incoming.write, data, incoming.at)
             self._hub.heard[head.caller.client] = time.monotonic()
 
-    async def _take(self, member: Member, head: Any, refusal: Refusal, why: str, began: float) -> Any:
-        """Journals an arrival and acknowledges it; a refused update has arrived too, and weighs nothing."""
+    async def _take(
+        self,
+        member: Member,
+        head: Any,
+        refusal: Refusal,
+        why: str,
+        began: float,
+        num_bytes: int | None = None,
+    ) -> Any:
+        """Journals an arrival and acknowledges it; a refused update has arrived too, and weighs nothing.
+
+        `num_bytes` have come; None: all that were announced.
+        """
         report = report_row(member.client, head)
         secs = float(report["secs"][0])
         more = {
             "sha256": head.sha256[:64],
             "nonce": head.nonce[:16].hex(),
-            "bytes": int(head.total_bytes),
+            "bytes": int(head.total_bytes) if num_bytes is None else num_bytes,
             "report": {name: report[name][0].item() for name in REPORTED},
             "refused": int(refusal),
         }
