@@ -74,6 +74,8 @@ class Received:
         folding, spec = trainer.folding, trainer.learner.spec
         self._shape = Shape(folding.local.up, route, spec.trained)
         self._later = LaterSum(self._shape, folding.scale)
+        self._known: dict[int, tuple[Vector, float]] = {}
+        """By ticket, the largest coordinate and the norm of updates that were checked when they arrived."""
 
     @cached_property
     def by_blocks(self) -> bool:
@@ -110,7 +112,7 @@ class Received:
             if not report["refused"][0]:
                 try:
                     update = self._spool.stored(ticket)
-                    largest, report["norm"] = self._shape.measured(update)
+                    largest, report["norm"] = self._known.pop(ticket, None) or self._shape.measured(update)
                 except (OSError, WireError) as error:
                     raise MissingUpdateError(f"update {ticket} cannot be read: {error}") from error
                 weights = combine.weights(report) / self._trainer.folding.max_weight
@@ -118,6 +120,7 @@ class Received:
                 if not report["refused"][0]:
                     self._later.add(update, float(weights[0]), float(largest[0]))
             reports[i] = report[0]
+        self._known = {ticket: found for ticket, found in self._known.items() if ticket in self._arrived}
         return reports
 
     def _report(self, entry: Entry, staleness: int) -> Table:
@@ -146,7 +149,9 @@ class Received:
         """The gate, when an update arrives: a client is told at once, and a repeat offender is noticed."""
         folding = self._trainer.folding
         weights = folding.combine.weights(report) / folding.max_weight
-        largest, _ = self._shape.measured(self._spool.stored(ticket))
+        largest, norm = self._shape.measured(self._spool.stored(ticket))
+        if self.by_blocks:
+            self._known[ticket] = largest, norm
         return Refusal(int(judged(largest, weights)[0]))
 
     def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:

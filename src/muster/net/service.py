@@ -188,11 +188,13 @@ class Service:
         return member
 
     async def on_await(self, request: Any, context: Any) -> Any:
-        """A task, when there is one; the end of the run; or after `poll_secs`, to ask again."""
+        """A task, when there is one; the end of the run; or in at most `poll_secs`, to ask again."""
         member = await self._member(request.caller, context, "Await")
         news, pending = self._hub.news(member.client), set(request.pending)
         self._forget(member.client, pending)
-        until = time.monotonic() + self._hub.deploy.poll_secs
+        # Not all at once: a thousand that have joined together would ask again together for ever.
+        share = np.random.Generator(np.random.SFC64()).uniform(0.5, 1.0)
+        until = time.monotonic() + self._hub.deploy.poll_secs * share
         while True:
             news.clear()
             reply = await self._answer(member, pending)
