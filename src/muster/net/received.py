@@ -112,7 +112,8 @@ class Received:
             if not report["refused"][0]:
                 try:
                     update = self._spool.stored(ticket)
-                    largest, report["norm"] = self._known.pop(ticket, None) or self._shape.measured(update)
+                    known = self._known.pop(ticket, None)
+                    largest, report["norm"] = self._shape.measured(update) if known is None else known
                 except (OSError, WireError) as error:
                     raise MissingUpdateError(f"update {ticket} cannot be read: {error}") from error
                 weights = combine.weights(report) / self._trainer.folding.max_weight
@@ -120,7 +121,9 @@ class Received:
                 if not report["refused"][0]:
                     self._later.add(update, float(weights[0]), float(largest[0]))
             reports[i] = report[0]
-        self._known = {ticket: found for ticket, found in self._known.items() if ticket in self._arrived}
+        for ticket in list(self._known):  # another thread may check an arrival meanwhile
+            if ticket not in self._arrived:
+                self._known.pop(ticket, None)
         return reports
 
     def _report(self, entry: Entry, staleness: int) -> Table:
