@@ -10,25 +10,14 @@ import pytest
 
 from muster.core.errors import UserError
 from muster.core.record import Record
-from muster.core.tables import SECOND, Kind
+from muster.core.tables import Kind
 from muster.deploy.assembly import assemble
-from muster.net.client import Client, Task
+from muster.net.client import Task
 from muster.net.journal import JOURNAL, Entry, read
-from muster.net.rpc import pb
-from worlds.deployed import Rig, crowd, job_of, start_of
+from worlds.deployed import Clock, Rig, ask, crowd, job_of, start_of
 
 SPEEDS = (1.0, 0.5, 0.25, 0.125)
 STEP_SECS = [1 / speed for speed in SPEEDS]
-
-
-class Clock:
-    """Stands still until the test says what time it is."""
-
-    def __init__(self) -> None:
-        self.secs = 0.0
-
-    def __call__(self) -> int:
-        return round(self.secs * SECOND)
 
 
 class Turns:
@@ -51,20 +40,12 @@ class Turns:
             steps[k] += more
             task = tasks[k]
             assert task is not None
-            told = self._ask(self.clients[k], task.ticket, steps[k], STEP_SECS[k]) if leased else 0
+            told = ask(self.clients[k], task.ticket, steps[k], STEP_SECS[k]) if leased else 0
             if told:
                 heapq.heappush(due, (now + told * STEP_SECS[k], rank, told))
             else:
                 task.submit(task.model, num_steps=steps[k], loss=0.0)
         return steps
-
-    @staticmethod
-    def _ask(client: Client, ticket: int, made: int, step_secs: float) -> int:
-        request = pb.ProgressRequest(
-            caller=client._caller, ticket=ticket, steps=made, step_secs=step_secs, send_secs=0.0
-        )
-        reply = client.link.once("Progress", request)
-        return 0 if reply.finish else int(reply.steps)
 
 
 def without_rounds(rig: Rig, clock: Clock) -> tuple[list[list[int]], list[list[int]]]:

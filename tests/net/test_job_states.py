@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from muster.net.journal import JOURNAL, Entry, read
 from muster.net.state_client import StateClient
 from muster.net.state_messages import Action
 from muster.net.state_table import StaleError
-from worlds.deployed import Rig, Worker, crowd, job_of, vanish
+from worlds.deployed import Clock, Rig, Worker, ask, crowd, job_of, vanish
 
 
 def job(rounds: int = 2, num_clients: int = 2, deploy: Any = None, **pace: Any) -> Any:
@@ -45,57 +43,41 @@ def states_of() -> Iterator[Callable[..., StateClient]]:
         each.close()
 
 
-class Original:
-    """A worker as the paper's algorithm 3 has it: asks the state server, pulls and pushes by itself."""
-
-    def __init__(self, rig: Rig, number: int, states: StateClient, step_secs: float) -> None:
-        self.client, self.states = rig.client(number, num_examples=10), states
-        self.step_secs, self.steps, self.error = step_secs, [], None  # type: ignore[var-annotated]
-        self.thread = threading.Thread(target=self._live, daemon=True)
-        self.thread.start()
-
-    def _live(self) -> None:
-        try:
-            for task in self.client:
-                assert self.states.report(task.version) is Action.TRAIN
-                made, took = 0, 0.0
-                while (told := self.states.query(task.version, made, took, 0.001))[0] is Action.TRAIN:
-                    for _ in range(told[1]):
-                        began = time.monotonic()
-                        time.sleep(self.step_secs)
-                        took, made = time.monotonic() - began, made + 1
-                assert told[0] is Action.SYNC
-                self.steps.append(made)
-                task.submit(task.model, num_steps=made, loss=0.0)
-        except BaseException as error:
-            self.error = error
-
-
 def test_workers_of_the_original_kind_and_our_own_take_part_in_one_round(
     make: Callable[..., Rig], states_of: Callable[..., StateClient]
 ) -> None:
-    rig = make(job(rounds=2))
-    ours = Worker(rig, 1, lambda task: setattr(task._client, "step_secs", 0.4))
-    original = Original(rig, 0, states_of(rig, 0), 0.05)
-    seen: list[Any] = []
-
-    def looked() -> bool:
-        if rig.hub.conductor.state.version == 1:
-            seen.append(httpx.get(f"http://127.0.0.1:{rig.state_port}/table").json())
-        return len(seen) > 0 and seen[-1]["workers"][0]["iteration"] > 2
-
-    rig.until(looked)
+    """Worker 0 is as the paper's algorithm 3 has it, eight times as fast as 1, which asks as ours do."""
+    clock = Clock()
+    rig = make(job(rounds=2, margin_secs=-0.01), clock=clock)
+    clients, states = [rig.client(number, num_examples=10) for number in range(2)], states_of(rig, 0)
+    for client in clients:
+        client.join()
+    for version in range(2):
+        begun, (original, ours) = clock.secs, (client.take() for client in clients)
+        assert original is not None and ours is not None
+        assert states.report(version) is Action.TRAIN
+        assert states.query(version, 0, 0.0, 0.0) == (Action.TRAIN, 1)
+        told = []
+        for made in range(1, 9):
+            clock.secs = begun + made
+            if made == 8:
+                assert ask(clients[1], ours.ticket, 1, 8.0) == 0
+            told.append(states.query(version, made, 1.0, 0.0)[0])
+            if (version, made) == (1, 3):
+                seen = httpx.get(f"http://127.0.0.1:{rig.state_port}/table").json()
+        assert told == [Action.TRAIN] * 7 + [Action.SYNC]
+        for task, steps in ((ours, 1), (original, 8)):
+            assert task.submit(task.model, num_steps=steps, loss=0.0) == "taken"
     rig.wait()
-    assert (ours.error, original.error) == (None, None)
-    assert all(3 <= steps <= 8 for steps in original.steps), original.steps  # 8, less what asking takes
     journal = [body for _, body in read(rig.folder / JOURNAL) if isinstance(body, Entry)]
-    asked = sum(body.kind == Kind.PROGRESSED and body.client == 0 for body in journal)
-    assert asked == sum(original.steps)  # each QUERY after a step is one line, as each Progress is
-    fast, slow = seen[-1]["workers"]
-    assert (seen[-1]["round"], seen[-1]["num_rounds"]) == (1, 2)
-    assert (fast["round"], fast["entered"], fast["alive"]) == (1, True, True)
-    assert 0.05 <= fast["compute_secs"] < 0.3 < 0.4 <= slow["compute_secs"] < 1.5
-    assert slow["answered"] == {"action": "TRAIN", "steps": 1} and slow["stamp_secs_ago"] < 1.5
+    asked = [body.client for body in journal if body.kind == Kind.PROGRESSED]
+    assert sorted(asked) == [0] * 16 + [1] * 2  # each QUERY after a step is one line, as each Progress is
+    fast, slow = seen["workers"]
+    assert (seen["round"], seen["num_rounds"]) == (1, 2)
+    assert (fast["round"], fast["iteration"], fast["entered"], fast["alive"]) == (1, 3, True, True)
+    assert (fast["compute_secs"], slow["compute_secs"]) == pytest.approx((1.0, 8.0), abs=1e-6)
+    assert slow["answered"] == {"action": "TRAIN", "steps": 1}
+    assert slow["stamp_secs_ago"] == pytest.approx(3.0, abs=1e-3)
 
 
 def two(rig: Rig) -> list[Client]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from muster.compose import compose
 from muster.core.record import Record
+from muster.core.tables import SECOND
 from muster.data.store import prepare
 from muster.deploy import errand as errands
 from muster.deploy.assembly import Assembly, assemble, take_up
@@ -28,6 +29,7 @@ from muster.net.client import Client, Task
 from muster.net.hub import Hub
 from muster.net.journal import JOURNAL, Journal
 from muster.net.models import Models
+from muster.net.rpc import pb
 from muster.track.summary import Tally
 
 QUICK = {
@@ -53,6 +55,16 @@ def job_of(rounds: int = 3, num_clients: int = 4, **changes: Any) -> Job:
         "track": {"evaluate_every": 1000},
     }
     return load_job({**base, **changes, "deploy": deploy})
+
+
+class Clock:
+    """Stands still until the test says what time it is."""
+
+    def __init__(self) -> None:
+        self.secs = 0.0
+
+    def __call__(self) -> int:
+        return round(self.secs * SECOND)
 
 
 @cache
@@ -204,6 +216,15 @@ class Rig:
         link.patience.give_up_secs = self.job.deploy.give_up_secs
         self.clients.append(Client(link, name, num_examples, self.said.append))
         return self.clients[-1]
+
+
+def ask(client: Client, ticket: int, made: int, step_secs: float) -> int:
+    """How many more steps a task makes that has made `made`; 0: it sends."""
+    request = pb.ProgressRequest(
+        caller=client._caller, ticket=ticket, steps=made, step_secs=step_secs, send_secs=0.0
+    )
+    reply = client.link.once("Progress", request)
+    return 0 if reply.finish else int(reply.steps)
 
 
 def vanish(client: Client) -> None:
