@@ -146,7 +146,7 @@ def loss() -> tuple[bool, str]:
     """A run over a bad link."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder, port = Path(name), 7433
-        settings = {"clients": 2, "start_with": 2, "hidden": [200], "rounds": 3, "lease": 300}
+        settings = {"clients": 2, "start_with": 2, "hidden": [1000], "rounds": 3, "lease": 300}
         (folder / "job.yml").write_text(JOB.format(**{**USUAL, **settings}))
         certs = folder / "certs"
         _issue(certs)

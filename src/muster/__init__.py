@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from muster.core.algorithm import Algorithm, Combine, Local, Pace, Select, Server
     from muster.core.record import Record
     from muster.data.dataset import DataSet
-    from muster.deploy.worker import client
+    from muster.deploy.own_training import client
     from muster.job import Job, load_job
     from muster.learn.client import Client
     from muster.models.model import Model
@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version("muster-fl")
     places = {
         "Client": "muster.learn.client",
-        "client": "muster.deploy.worker",
+        "client": "muster.deploy.own_training",
         "DataSet": "muster.data.dataset",
         "Job": "muster.job",
         "Model": "muster.models.model",

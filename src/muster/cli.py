@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,9 @@ from muster.cli_select_test import select_test
 from muster.cli_show import AsJson, RunFolder, algorithms, compare, data, devices_app, models, report
 from muster.core.errors import MusterError, UserError
 from muster.track.lines import print_line
-from muster.track.phrases import plan_lines
-from muster.track.sink import RunPlan
+
+if TYPE_CHECKING:
+    from muster.track.sink import RunPlan
 
 DONE, OURS, USERS, INTERRUPTED = 0, 1, 2, 130
 
@@ -86,6 +87,8 @@ class _Answer:
 
     def explain(self, plan: RunPlan, lines: list[str]) -> None:
         """Prints what a run would do."""
+        from muster.track.phrases import plan_lines
+
         body = {"status": "ok", "plan": plan.to_json(), "lines": lines}
         self.give(body, "\n".join([*plan_lines(plan), *lines]))
 

@@ -100,7 +100,7 @@ def join(
     json: AsJson = False,
 ) -> int:
     """Take part in a run as a client."""
-    from muster.deploy.worker import Door
+    from muster.deploy.door import Door
     from muster.deploy.worker import join as take_part
 
     ended = take_part(

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from muster.core.errors import RunFolderError, UserError
-from muster.deploy.worker import Door, open_link
+from muster.deploy.door import Door, open_link
 from muster.net import certs
 from muster.net.client import Client, Task
 from muster.net.rpc import CHUNK, LEAST_PIECE, OPTIONS, PIECE, Stub, pb

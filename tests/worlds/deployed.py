@@ -20,10 +20,12 @@ from muster.core.tables import SECOND
 from muster.data.store import prepare
 from muster.deploy import errand as errands
 from muster.deploy.assembly import Assembly, assemble, take_up
+from muster.deploy.door import Door, open_link
 from muster.deploy.examiner import Start
+from muster.deploy.lasting import Lasting
 from muster.deploy.server import Keeper, Listen, open_server
 from muster.deploy.states import open_states
-from muster.deploy.worker import Door, Lasting, learnt, open_link
+from muster.deploy.worker import learnt
 from muster.job import Job, load_job
 from muster.net.client import Client, Task
 from muster.net.hub import Hub

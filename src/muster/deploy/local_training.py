@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from muster.core.examples import Examples, Facts
 from muster.core.params import Vector
 from muster.core.randomness import rng
 from muster.core.store import decode
@@ -18,8 +20,12 @@ from muster.learn.learner import Matrix, Trained
 from muster.learn.learners import make_learner
 from muster.learn.states import UNSENT, State
 from muster.learn.trainer import Folding, Trainer
+from muster.net.client import Task
 
 from .errand import Errand
+
+Train = Callable[[Task], None]
+"""Works on a task, until its update is sent."""
 
 
 @dataclass(frozen=True)
@@ -109,3 +115,39 @@ def _folding(errand: Errand) -> Folding:
 
     seed = errand.seeds["training"]
     return Folding(Mean(), 1.0, 0, seed, errand.local, None, errand.compress, errand.attack)
+
+
+def answer(task: Task, found: Mapping[str, float], num_examples: int) -> None:
+    """Says how good a model is by its metrics."""
+    nan = float("nan")
+    task.answer(found.get("loss", nan), found.get("accuracy", nan), num_examples)
+
+
+@dataclass(frozen=True)
+class OneClient:
+    """The data of one client."""
+
+    examples: Examples
+    row: int
+    errand: Errand
+
+    @property
+    def num_clients(self) -> int:
+        """Of the job."""
+        return self.errand.num_clients
+
+    @property
+    def facts(self) -> Facts:
+        """Of the job's data set."""
+        return self.errand.facts
+
+    def client(self, row: int) -> Examples:
+        """Its own; of others, whom liars may look at, what the job's data set gives them."""
+        return self.examples if row == self.row else self._everybody.client(row)
+
+    @cached_property
+    def _everybody(self) -> FederatedData:
+        """The job's data set, dealt out."""
+        from muster.data.store import prepare
+
+        return prepare(self.errand.data, self.errand.seeds["data"])

@@ -3,157 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from muster.core.errors import UserError
-from muster.core.examples import Examples, Facts
-from muster.core.part import resolve
-from muster.core.store import decode, encode
+from muster.core.examples import Examples
 from muster.core.tables import TASK, rows
 from muster.core.work import Steps
-from muster.data.federated import FederatedData
-from muster.learn.learner import Matrix
-from muster.learn.states import UNSENT
-from muster.learn.uploads import encoded
 from muster.net.client import Client, Say, Task
-from muster.net.link import Link
 from muster.net.wire import Route
-from muster.track.folder import to_stderr, write_whole
+from muster.track.folder import to_stderr
 
 from . import errand as errands
+from .door import Door, open_link
 from .errand import Errand
-from .local_training import LocalTraining
-
-Train = Callable[[Task], None]
-"""Works on a task, until its update is sent."""
-
-
-@dataclass(frozen=True)
-class Door:
-    """How a client gets in."""
-
-    address: str
-    """HOST:PORT."""
-    name: str
-    certs: Path | None = None
-    """Folder with NAME.crt, NAME.key and ca.crt."""
-    token_file: Path | None = None
-    """A token instead of a certificate; `certs` then needs ca.crt only."""
-    insecure: bool = False
-
-
-def open_link(door: Door, say: Say) -> Link:
-    """The link to a server.
-
-    Raises:
-        UserError: The address is none, or a certificate cannot be used.
-    """
-    host, _, port = door.address.rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(f"{door.address!r} is no address; write HOST:PORT")
-    from muster.net.credentials import LiveIdentity, check_plaintext, client_credentials, read_token
-    from muster.net.identity import explain_server
-
-    if door.insecure:
-        check_plaintext(host)
-        return Link(door.address, None, door.name, say)
-    if door.certs is None:
-        raise UserError(
-            "a client needs certificates: give --certs DIR, or say --insecure, for this machine only"
-        )
-    if door.token_file is not None:
-        roots = (door.certs / "ca.crt").read_bytes()
-        credentials = client_credentials(roots, token=read_token(door.token_file))
-    else:
-        identity = LiveIdentity(door.certs, door.name, say).current()
-        roots = identity.roots
-        credentials = client_credentials(roots, identity)
-    return Link(
-        door.address, credentials, door.name, say, lambda: explain_server(host.strip("[]"), int(port), roots)
-    )
-
-
-def client(
-    address: str,
-    name: str,
-    *,
-    num_examples: int,
-    certs: str | Path | None = None,
-    token_file: str | Path | None = None,
-    insecure: bool = False,
-    say: Say = to_stderr,
-) -> Client:
-    """A client of a deployed run, for a training loop of your own: iterate over it for tasks.
-
-        for task in muster.client("host:7433", "hospital-a", num_examples=812, certs="certs"):
-            task.submit(train(task.model))
-
-    Args:
-        address: HOST:PORT of the server.
-        name: Who you are; the certificate's name.
-        num_examples: On which each task trains: what the update weighs by.
-        certs: Folder with NAME.crt, NAME.key and ca.crt.
-        token_file: A token instead of a certificate.
-        insecure: Plaintext, to a server on this machine.
-        say: Told what you should know.
-
-    Raises:
-        UserError: The server refuses, or is not reached; from the loop.
-    """
-    door = Door(
-        address,
-        name,
-        None if certs is None else Path(certs),
-        None if token_file is None else Path(token_file),
-        insecure,
-    )
-    member, lasting = Client(open_link(door, say), name, num_examples, say), Lasting()
-
-    member.joined = lambda: outfit(member, lasting)
-    return member
-
-
-@dataclass
-class Lasting:
-    """What a client keeps from task to task: both old and new, until it hears which the server took."""
-
-    home: Path | None = None
-    """Where it is on disk; None: in memory only."""
-    kept: bytes | None = None
-    waiting: dict[int, bytes] = field(default_factory=dict)
-    """By ticket."""
-
-    def __post_init__(self) -> None:
-        if self.home is None:
-            return
-        self.home.mkdir(parents=True, exist_ok=True)
-        for path in self.home.glob("*.state"):
-            if path.stem == "kept":
-                self.kept = path.read_bytes()
-            else:
-                self.waiting[int(path.stem)] = path.read_bytes()
-
-    def offer(self, ticket: int, state: bytes) -> None:
-        """Keeps a state for the case that its update is accepted."""
-        self.waiting[ticket] = state
-        if self.home is not None:
-            write_whole(self.home / f"{ticket}.state", state)
-
-    def settle(self, ticket: int, what: str) -> None:
-        """Takes over the state of an accepted update; forgets that of any other."""
-        state = self.waiting.pop(ticket, None)
-        if state is not None and what == "accepted":
-            self.kept = state
-            if self.home is not None:
-                write_whole(self.home / "kept.state", state)
-        if self.home is not None:
-            (self.home / f"{ticket}.state").unlink(missing_ok=True)
+from .lasting import Lasting
+from .local_training import LocalTraining, OneClient, Train, answer
+from .own_training import own
 
 
 def join(
@@ -226,7 +94,7 @@ def learnt(member: Client, errand: Errand, examples: Examples, lasting: Lasting)
     """Trains with the same learner as a simulation, to the same bits."""
     from muster.net.rpc import pb
 
-    training = LocalTraining(errand, _One(examples, member.row, errand))  # type: ignore[arg-type]
+    training = LocalTraining(errand, OneClient(examples, member.row, errand))  # type: ignore[arg-type]
     local, spec = errand.local, training.learner.spec
     if spec != member.spec:
         raise UserError("this machine builds another model than the server: are both of the same version?")
@@ -260,101 +128,6 @@ def learnt(member: Client, errand: Errand, examples: Examples, lasting: Lasting)
         task.send(dict(zip(local.up, made.up, strict=True)), report, made.packed)
 
     return train
-
-
-def answer(task: Task, found: Mapping[str, float], num_examples: int) -> None:
-    """Says how good a model is by its metrics."""
-    nan = float("nan")
-    task.answer(found.get("loss", nan), found.get("accuracy", nan), num_examples)
-
-
-def own(
-    reference: str, member: Client, examples: Examples, lasting: Lasting, allow_code: bool = False
-) -> Train:
-    """Trains by a user's function: params and data in, params (and metrics, if it likes) out.
-
-    A client that is asked how good the model is answers with the job's own model and task.
-
-    Raises:
-        UserError: There is no such function, or the job's clients must do what no such function can.
-    """
-    function = resolve(reference)
-    if not callable(function):
-        raise UserError(f"{reference} must be a function train(params, data, task)")
-    outfit(member, lasting)
-    asked = None
-    if errands.of(member.recipe, "asks"):
-        errand = errands.read(member.recipe, allow_code)
-        asked = LocalTraining(errand, _One(examples, member.row, errand))  # type: ignore[arg-type]
-
-    def train(task: Task) -> None:
-        if task.measure:
-            assert asked is not None
-            answer(task, asked.measure(member.row, task.sent, None), len(examples))
-            return
-        returned = function(task.model, examples, task)
-        params, metrics = returned if isinstance(returned, tuple) else (returned, {})
-        loss = float(metrics.get("loss", float("nan")))
-        task.submit(params, num_examples=len(examples), num_steps=int(metrics.get("num_steps", 0)), loss=loss)
-
-    return train
-
-
-def outfit(member: Client, lasting: Lasting) -> None:
-    """Has a client that trains in its own way compress what it sends as the job wants.
-
-    Raises:
-        UserError: The job's clients do more than send a trained model.
-    """
-    if told := errands.of(member.recipe, "demands"):
-        raise UserError(
-            f"{told}: a training of your own (--train, muster.client) can only send a trained model; take "
-            "another algorithm, or write the training as a class of its own for algorithm.local"
-        )
-    rule, seeds = (errands.of(member.recipe, name) for name in ("compress", "seeds"))
-    if rule is None:
-        return
-
-    def pack(task: Task, vectors: Matrix) -> list[bytes] | None:
-        if not np.isfinite(vectors).all():
-            return None  # the gate is to see it
-        kept = {} if lasting.kept is None else decode(lasting.kept)
-        made = encoded(rule, seeds["training"], member.row, task.attempt, vectors, kept.get(UNSENT))
-        if made.unsent is not None:
-            lasting.offer(task.ticket, encode({UNSENT: made.unsent}))
-        return made.packed
-
-    member.rule, member.pack, member.outcome = rule, pack, lasting.settle
-
-
-@dataclass(frozen=True)
-class _One:
-    """The data of one client."""
-
-    examples: Examples
-    row: int
-    errand: Errand
-
-    @property
-    def num_clients(self) -> int:
-        """Of the job."""
-        return self.errand.num_clients
-
-    @property
-    def facts(self) -> Facts:
-        """Of the job's data set."""
-        return self.errand.facts
-
-    def client(self, row: int) -> Examples:
-        """Its own; of others, whom liars may look at, what the job's data set gives them."""
-        return self.examples if row == self.row else self._everybody.client(row)
-
-    @cached_property
-    def _everybody(self) -> FederatedData:
-        """The job's data set, dealt out."""
-        from muster.data.store import prepare
-
-        return prepare(self.errand.data, self.errand.seeds["data"])
 
 
 def local_examples(path: Path, name: str) -> Examples:

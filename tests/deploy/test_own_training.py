@@ -14,7 +14,8 @@ import muster
 from muster.compose import compose
 from muster.core.errors import UserError
 from muster.data.store import prepare
-from muster.deploy.worker import Door, join
+from muster.deploy.door import Door
+from muster.deploy.worker import join
 from muster.job import Job, load_job
 from muster.net.client import Task
 from worlds.deployed import QUICK, Rig, Worker, job_of
