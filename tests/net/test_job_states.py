@@ -186,7 +186,7 @@ def test_it_is_as_closed_as_the_run(
         return states_of(rig, rank, roots=roots, identity=pair)
 
     assert states(0, "client-0").report(0) is Action.TRAIN
-    with pytest.raises(AccessError, match="client-1 speaks for worker 0, who is client-0"):
+    with pytest.raises(AccessError, match="client-1 speaks for worker 0, which is another client"):
         states(0, "client-1").report(0)
     with pytest.raises(AccessError, match="no certificate and no token"):
         states(0).report(0)

@@ -87,7 +87,9 @@ class JobStates:
         if member is None or not member.present:
             raise StaleError(f"worker {rank} has not joined this run, or was lost: join, and take a task")
         if caller not in ("", member.name):
-            raise AccessError("PERMISSION_DENIED", f"{caller} speaks for worker {rank}, who is {member.name}")
+            raise AccessError(
+                "PERMISSION_DENIED", f"{caller} speaks for worker {rank}, which is another client"
+            )
         return member
 
     def _task(self, member: Member, status: Status) -> Table:
