@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -110,6 +110,15 @@ class Present:
         return one_by_one(lambda _: self, turns, draw)
 
 
+class Outcome(NamedTuple):
+    """What became of an update."""
+
+    what: str
+    since: int
+    """The first ticket of the tasks that were handed out after: only with those does its client begin with
+    what it keeps of the update, however late it asks. So a journal says what each task began with."""
+
+
 @dataclass
 class Conductor:
     """A deployed run.
@@ -150,8 +159,10 @@ class Conductor:
     epsilon: Callable[[int], float] | None = None
     begun: bool = False
     ended: Stop | None = None
-    outcomes: dict[int, dict[int, str]] = field(default_factory=dict)
+    outcomes: dict[int, dict[int, Outcome]] = field(default_factory=dict)
     """Client -> ticket -> what became of its update, until the client has heard of it."""
+    _handed: int = 0
+    """The first ticket that no client has got yet."""
     arrived: dict[int, Entry] = field(default_factory=dict)
     """Ticket -> its arrival, until it is folded or discarded."""
     settled: list[int] = field(default_factory=list)
@@ -306,6 +317,7 @@ class Conductor:
             match command:
                 case Train(tasks):
                     self._ledger.num_sent += len(tasks)
+                    self._handed = int(tasks["ticket"].max()) + 1
                     self.handed(tasks)
                     self.touched |= set(tasks["client"].tolist())
                 case Accept(tickets):
@@ -351,7 +363,7 @@ class Conductor:
     def _settle(self, tasks: Table, what: str) -> None:
         """Notes what became of tasks, for their clients, and lets go of their updates."""
         for ticket, client in zip(tasks["ticket"].tolist(), tasks["client"].tolist(), strict=True):
-            self.outcomes.setdefault(client, {})[ticket] = what
+            self.outcomes.setdefault(client, {})[ticket] = Outcome(what, self._handed)
             self.arrived.pop(ticket, None)
             self.settled.append(ticket)
             self.touched.add(client)
@@ -407,7 +419,7 @@ class Conductor:
         body = {
             "state": scalars,
             "members": self.roster.save(),
-            "outcomes": {str(c): {str(t): w for t, w in of.items()} for c, of in self.outcomes.items()},
+            "outcomes": {str(c): {str(t): [*o] for t, o in of.items()} for c, of in self.outcomes.items()},
             "arrived": [entry.to_json() for entry in self.arrived.values()],
             "wake": self.wake,
             "num_sent": self._ledger.num_sent,
@@ -419,7 +431,10 @@ class Conductor:
         self.state = load_state(body["state"], columns)
         self.begun, self._evaluated = True, self.state.version
         self.roster.load(body["members"])
-        self.outcomes = {int(c): {int(t): w for t, w in of.items()} for c, of in body["outcomes"].items()}
+        self.outcomes = {
+            int(c): {int(t): Outcome(*o) for t, o in of.items()} for c, of in body["outcomes"].items()
+        }
+        self._handed = self.state.next_ticket
         entries = [Entry.from_json(entry) for entry in body["arrived"]]
         self.arrived.clear()
         self.arrived.update({entry.ticket: entry for entry in entries})

@@ -215,9 +215,11 @@ class Service:
     async def _answer(self, member: Member, pending: set[int]) -> Any:
         conductor, deploy = self._hub.conductor, self._hub.deploy
         row = conductor.task_of(member.client)
-        # After the task: what had become of the updates before it when it was given must come with it.
+        # What had become of updates when the task was given comes with it, and no more.
         outcomes = conductor.outcomes.get(member.client, {}).copy()
-        told = [pb.Outcome(ticket=t, what=w) for t, w in sorted(outcomes.items()) if t in pending]
+        if row is not None and conductor.ended is None:
+            outcomes = {t: o for t, o in outcomes.items() if o.since <= int(row["ticket"][0])}
+        told = [pb.Outcome(ticket=t, what=o.what) for t, o in sorted(outcomes.items()) if t in pending]
         if member.quarantined:
             why = f"{member.name} is in quarantine: {member.quarantined}"
             return pb.AwaitReply(ended=pb.Ended(status="quarantined", why=why), outcomes=told)
