@@ -34,9 +34,13 @@ SIZES = {"A": (10, 100, 1000), "B": (10, 100, 1000, 10_000), "D": (40,)}
 MODEL_BYTES = 4 * 6_603_902
 
 LIBRARIES = """
-import time, torch, muster.compose, muster.learn.torch_learner
+import subprocess, sys, time, torch, muster.compose, muster.learn.torch_learner
 torch.nn.Linear(10, 10)(torch.zeros(2, 10)).sum().backward()
+if more := int(sys.argv[2]):
+    subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[1], str(more - 1)], check=True)
+time.sleep(0.1)
 """
+"""In a process, and in so many more: each starts the next and waits for it."""
 
 KEEPS = """
 import sys; sys.path.insert(0, sys.argv[1])
@@ -121,21 +125,22 @@ def main() -> None:
 
 def shared() -> list[str]:
     """Work D: the table of one shared model beside one for each client."""
-    libraries = peak([sys.executable, "-c", LIBRARIES])
+    libraries = [peak([sys.executable, "-c", LIBRARIES, LIBRARIES, str(more)]) for more in (0, 2)]
     data = 200 * 134 * (28 * 28 * 4 + 8)
     lines = [
         "| work D, 40 participants | peak PSS | beyond libraries and data, in models |",
         "| --- | --- | --- |",
     ]
     found = {
-        "one process": run("D", 40),
-        "two workers": run("D", 40, workers=2),
-        "a loop that keeps 40 models": peak([sys.executable, "-c", KEEPS, str(PEERS)]),
+        "one process": (run("D", 40), 0),
+        "two workers and the server": (run("D", 40, workers=2), 1),
+        "a loop that keeps 40 models": (peak([sys.executable, "-c", KEEPS, str(PEERS)]), 0),
     }
-    for name, value in found.items():
-        rest = (value - data - libraries) / MODEL_BYTES
+    for name, (value, several) in found.items():
+        rest = (value - data - libraries[several]) / MODEL_BYTES
         lines.append(f"| {name} | {value / 1e6:.0f} MB | {rest:.1f} |")
-    told = f"The libraries alone (torch, Muster, one backward): {libraries / 1e6:.0f} MB; "
+    alone, three = (f"{value / 1e6:.0f} MB" for value in libraries)
+    told = f"The libraries alone (torch, Muster, one backward): {alone}, in three processes {three}; "
     return [*lines, "", f"{told}the data: {data / 1e6:.0f} MB; a model: {MODEL_BYTES / 1e6:.1f} MB."]
 
 

@@ -214,12 +214,24 @@ class DataPlane:
 
     def _move(self, before: Moment, good: Table, now: Sent) -> tuple[Vector, Vectors, Vectors]:
         """The next parameters, optimiser state and rule's state, from the reports of what counts."""
+        *parts, opt, state = self._moved(before, good, now)  # the means are free by now
+        params = parts[0] if len(parts[1]) == 0 else np.concatenate(parts)
+        if not all(np.isfinite(params[at : at + BLOCK]).all() for at in range(0, len(params), BLOCK)):
+            raise UserError(
+                f"version {before.version + 1}: {type(self._algorithm.server).__name__} moved the model to "
+                "infinity or NaN, where nothing can be trained; lower algorithm.server.lr, or the clients' "
+                "rate, algorithm.local.lr"
+            )
+        return params, opt, state
+
+    def _moved(self, before: Moment, good: Table, now: Sent) -> tuple[Vector, Vector, Vectors, Vectors]:
+        """As `_move`; what is trained, f32[trained], and the buffers, f32[size - trained], apart."""
         combine, trained = self._algorithm.combine, self.spec.trained
         means = self._folded(good, before.state, now) if len(good) else None
         if means is None and combine.moves_alone:
             means = np.zeros((len(self._algorithm.local.up), self.spec.size), np.float32)
         if means is None:
-            return before.params, before.opt, before.state
+            return before.params, before.params[:0], before.opt, before.state
         info = Info(before.version + 1, self._num_clients, len(good), self._folding.seed)
         mean = {name: row[:trained] for name, row in zip(self._algorithm.local.up, means, strict=True)}
         made, state = combine.finish(mean, good, before.state, info)
@@ -229,16 +241,8 @@ class DataPlane:
         rule = type(self._algorithm.server).__name__
         if np.shape(moved) != (trained,):
             raise UserError(f"{rule}.apply returned shape {np.shape(moved)}, but must return ({trained},)")
-        params = np.asarray(moved, np.float32)
-        if trained < self.spec.size:
-            buffers = before.params[trained:] + means[0, trained:]  # plain mean
-            params = np.concatenate([params, buffers])
-        if not all(np.isfinite(params[at : at + BLOCK]).all() for at in range(0, len(params), BLOCK)):
-            raise UserError(
-                f"version {info.version}: {rule} moved the model to infinity or NaN, where nothing can "
-                "be trained; lower algorithm.server.lr, or the clients' rate, algorithm.local.lr"
-            )
-        return params, opt, state
+        buffers = before.params[trained:] + means[0, trained:]  # plain mean
+        return np.asarray(moved, np.float32), buffers, opt, state
 
     def _folded(self, good: Table, state: Vectors, now: Sent) -> Matrix | None:
         """What the updates that count come to, f32[U, size]; None if they weigh nothing."""
