@@ -1,11 +1,12 @@
 """A real `muster serve` under load: a thousand idle clients; two hundred that upload 10 MB each at once.
 
-    python benchmarks/load.py idle|rounds|memory [--clients N] [--secs S] [--rounds N]
+    python benchmarks/load.py idle|rounds|memory|disk [--clients N] [--secs S] [--rounds N]
 
 idle: the clients join at the same instant, then only wait for work and send heartbeats: how long admission
 takes, what share of a core the server needs, its memory, how long an answer takes.
 rounds: one synchronous round after another, and after each the same bytes to a bare gRPC server, in turn.
 memory: the server's peak for models and numbers of clients of several sizes.
+disk: updates that fill the disk (Linux and root: it mounts a tmpfs).
 Clients share processes (load_swarm.py) and do not train; they and the server share the machine's cores.
 Each part writes its own table in docs/benchmarks.md; `--dry` only prints it.
 """
@@ -13,10 +14,14 @@ Each part writes its own table in docs/benchmarks.md; `--dry` only prints it.
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from load_processes import HERE, Process, serving, swarm
@@ -24,7 +29,8 @@ from marked import write_between
 
 PAGE = HERE.parent / "docs/benchmarks.md"
 MB = 1e6
-HIDDEN = {0: [8], 1: [256, 900], 10: [1024, 2350], 40: [2048, 4750]}
+DISK_MB = 50
+HIDDEN = {0: [8], 1: [256, 900], 10: [1024, 2350], 40: [2048, 4750], 400: [10_000, 9_900]}
 """Hidden layers of digits' MLPs of so many MB."""
 
 
@@ -166,16 +172,56 @@ def told_rounds(clients: int, told: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def disk() -> str:
+    """A run whose folder is on a disk that four updates of 10 MB fill, until there is room."""
+    with (
+        small_disk() as folder,
+        serving(folder, clients=4, start_with=4, hidden=HIDDEN[10], lease=120) as (_, address),
+        swarm("rounds", address, 4) as clients,
+    ):
+        clients.answer()
+        size = clients.ask("round")["down_bytes"] / 4
+        clients.write("send")
+        log = next(folder.glob("*/run")) / "log.txt"
+        until = time.monotonic() + 60
+        while not log.exists() or "the disk is full: the run waits" not in log.read_text(errors="replace"):
+            if time.monotonic() > until:
+                raise SystemExit(f"{log} does not say that the disk is full")
+            time.sleep(0.1)
+        left = shutil.disk_usage(folder).free
+        time.sleep(2.0)
+        subprocess.run(["mount", "-o", "remount,size=400m", folder], check=True)
+        began, said = time.monotonic(), clients.answer()["said"]
+        secs = time.monotonic() - began
+        clients.ask("round")
+    return (
+        f"A run folder on a tmpfs of {DISK_MB} MB, four updates of {size / MB:.0f} MB at once: with "
+        f"{left / MB:.1f} MB free the run said that it waits. {secs:.1f} s after the tmpfs had been made "
+        f"larger all updates were {', '.join(said)}, and the next round began."
+    )
+
+
+@contextmanager
+def small_disk() -> Iterator[Path]:
+    """A tmpfs, which root alone can mount."""
+    with tempfile.TemporaryDirectory(prefix="muster-load-") as name:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", name], check=True)
+        try:
+            yield Path(name)
+        finally:
+            subprocess.run(["umount", "-l", name], check=True)
+
+
 def memory(count: int) -> str:
     """The server's peak by model and by clients."""
     lines = [
         "| model MB | clients | server's MB, waiting | while models go out | while updates come "
-        "| more than the smallest model's, in models |",
+        "| peak, MB more for each MB of model than in the line above |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for clients in (10, 50):
-        least = 0.0
-        for model in HIDDEN:
+    for clients, models in ((10, (0, 10, 40)), (50, (0, 10, 40)), (2, (0, 400))):
+        before: tuple[float, float] | None = None
+        for model in models:
             with (
                 serving(clients=clients, start_with=clients, hidden=HIDDEN[model], lease=120) as (
                     server,
@@ -188,9 +234,9 @@ def memory(count: int) -> str:
                 told = [one_round(ours, server) for _ in range(count)]
             size = told[0]["up_bytes"] / clients
             peak = max(max(one["peak"], one["peak_down"]) for one in told)
-            least = least or peak
             down, up = (max(one[key] for one in told) for key in ("peak_down", "peak"))
-            more = f"{(peak - least) / size:.1f}" if model else ""
+            more = "" if before is None else f"{(peak - before[0]) / (size - before[1]):.1f}"
+            before = peak, size
             lines.append(
                 f"| {size / MB:.2f} | {clients} | {waiting / MB:.0f} | {down / MB:.0f} | {up / MB:.0f} "
                 f"| {more} |"
@@ -204,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("idle", "rounds", "memory"))
+    parser.add_argument("part", choices=("idle", "rounds", "memory", "disk"))
     parser.add_argument("--clients", type=int, help="1,000 idle, 200 in rounds")
     parser.add_argument("--model", type=int, default=10, choices=list(HIDDEN), help="MB")
     parser.add_argument("--secs", type=float, default=30.0)
@@ -219,6 +265,8 @@ def main() -> None:
     elif args.part == "rounds":
         clients = args.clients or 200
         text = told_rounds(clients, rounds(clients, args.model, args.rounds))
+    elif args.part == "disk":
+        text = disk()
     else:
         text = memory(args.rounds)
     print(text)

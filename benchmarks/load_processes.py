@@ -92,9 +92,9 @@ class Process:
 
 
 @contextmanager
-def serving(**settings: Any) -> Iterator[tuple[Process, str]]:
-    """A server of a job in a folder of its own, and its address."""
-    with tempfile.TemporaryDirectory(prefix="muster-load-") as name:
+def serving(within: Path | None = None, **settings: Any) -> Iterator[tuple[Process, str]]:
+    """A server of a job in a folder of its own, `within` another if one is given, and its address."""
+    with tempfile.TemporaryDirectory(prefix="muster-load-", dir=within) as name:
         folder = Path(name)
         (folder / "job.yml").write_text(JOB.format(**{**USUAL, **settings}))
         with socket.create_server(("127.0.0.1", 0)) as free:

@@ -326,7 +326,7 @@ async def open_server(
 
     from muster.net.access import Audit, Gatekeeper
     from muster.net.credentials import LiveIdentity, server_credentials
-    from muster.net.ports import listening
+    from muster.net.ports import listening, room_for
     from muster.net.rpc import OPTIONS, handlers
     from muster.net.service import Service
 
@@ -336,6 +336,8 @@ async def open_server(
     service = Service(hub, gate, made.crew.check, made.errand, spec, made.num_examples)
     server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((handlers(lambda method: getattr(service, f"on_{method.lower()}")),))
+    if short := room_for(hub.conductor.roster.num_clients):
+        say(short)
     address = f"{listen.host}:{listen.port}"
     listening(listen.host, listen.port).close()  # says who has the port, which gRPC does not
     if listen.certs is None:

@@ -9,6 +9,30 @@ from pathlib import Path
 
 from muster.core.errors import UserError
 
+FILES = 200
+"""Open files of a server beside its clients' connections: models, updates that are written, logs."""
+
+
+def room_for(num_clients: int) -> str | None:
+    """Has the system allow a connection for each client; one sentence if it does not allow so many."""
+    try:
+        import resource
+    except ImportError:  # Windows counts otherwise
+        return None
+    wanted = num_clients + FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return None
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == wanted:
+        return None
+    return (
+        f"the system allows {hard:,} open files, but {num_clients:,} clients need {wanted:,}: not all "
+        f"of them can be connected at once; raise the limit (`ulimit -Hn {wanted}`, LimitNOFILE= of the unit)"
+    )
+
 
 def listening(host: str, port: int, option: str = "--port") -> socket.socket:
     """A socket that listens on `host` and `port`, which `option` chooses; 0: any free port.
