@@ -5,6 +5,8 @@ One block is in memory, however many updates there are and however large the mod
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +20,8 @@ from .wire import Route, Stored
 
 WIDTH = 8 * BLOCK
 """Coordinates of a block: 1 MB of an update, 2 MB of the sum."""
+THREADS = min(os.cpu_count() or 1, 4)
+"""Blocks that are summed at once: nobody's bits depend on it."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,23 @@ class LaterSum:
         Raises:
             OSError, WireError: An update cannot be read.
         """
-        route = self._shape.route
-        out = np.empty((len(self._shape.names), route.size), np.float32)
-        part = np.empty(min(WIDTH, route.size), np.float32)
-        for row, name in zip(out, self._shape.names, strict=True):
-            for start in range(0, route.size, WIDTH):
-                block = part[: route.size - start]
-                total = FixedPointSum(len(block), self._scale)
-                for update, weight, largest in self._updates:
-                    route.fill(partial(update.read, name), start, block)
-                    total.add(block, weight, largest)
-                row[start : start + WIDTH] = total.mean(divisor)
+        names, size = self._shape.names, self._shape.route.size
+        out = np.empty((len(names), size), np.float32)
+
+        def fill(place: tuple[int, int]) -> None:
+            row, start = place
+            block = out[row, start : start + WIDTH]
+            block[:] = self._block(names[row], start, len(block)).mean(divisor)
+
+        places = [(row, start) for row in range(len(names)) for start in range(0, size, WIDTH)]
+        with ThreadPoolExecutor(min(THREADS, len(places)), "fold") as threads:
+            list(threads.map(fill, places))
         return out.reshape(-1)
+
+    def _block(self, name: str, start: int, count: int) -> FixedPointSum:
+        """The sum of `count` coordinates from `start` on."""
+        total, part = FixedPointSum(count, self._scale), np.empty(count, np.float32)
+        for update, weight, largest in self._updates:
+            self._shape.route.fill(partial(update.read, name), start, part)
+            total.add(part, weight, largest)
+        return total
