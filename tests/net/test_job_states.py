@@ -199,3 +199,19 @@ def test_a_pace_without_leases_has_none(make: Callable[..., Rig]) -> None:
     rig.wait()
     assert not any("state server" in line for line in rig.said)
     assert np.isfinite(rig.told[-1].loss or 0.0)
+
+
+def test_a_killed_server_answers_in_the_middle_of_a_round_as_if_nothing_had_been(
+    make: Callable[..., Rig], states_of: Callable[..., StateClient]
+) -> None:
+    rig = make(job())
+    two(rig)
+    before = states_of(rig, 0)
+    assert before.query(0, 1, 0.01, 0.0) == (Action.TRAIN, 1)
+    listen = Listen(port=rig.port, insecure=True, state_port=rig.state_port)
+    rig.kill()
+    second = make(job(), listen=listen)
+    assert before.query(0, 1, 0.01, 0.0) == (Action.TRAIN, 1)  # over a new connection, the same answer
+    assert before.query(0, 2, 0.01, 0.0) == (Action.TRAIN, 1)
+    fast, slow = httpx.get(f"http://127.0.0.1:{second.state_port}/table").json()["workers"]
+    assert (fast["iteration"], slow["iteration"]) == (2, 0) and 0 < fast["compute_secs"] <= 0.01
