@@ -7,10 +7,17 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Every run tries the same examples, so that what passes here passes everywhere.
-settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+# No test may depend on how fast the machine is: neither an example's time nor that of drawing it.
+settings.register_profile(
+    "steady",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("steady")
 
 # Tests start many interpreters: what one of them has compiled, the others read.
