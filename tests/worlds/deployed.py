@@ -112,6 +112,8 @@ class Rig:
         self._ready, self._stop = threading.Event(), None
         folder.mkdir(parents=True, exist_ok=True)
         self.clients: list[Client] = []
+        self.failed: list[BaseException] = []
+        """What ended workers in their threads."""
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
@@ -193,7 +195,7 @@ class Rig:
     def wait(self, secs: float = 60.0) -> str:
         """Waits for the run's end; returns the model's hash."""
         self._thread.join(secs)
-        assert not self._thread.is_alive(), f"the run hangs: {self.hub.status()}, {self.said[-5:]}"
+        assert not self._thread.is_alive(), f"the run hangs: {self.hub.status()}, {self.said[-5:]}, {self.failed}"
         if self._error is not None:
             raise self._error
         return self.made.spec.sha256(self.made.plane.result)
@@ -207,7 +209,7 @@ class Rig:
         """Waits until something is so."""
         end = time.monotonic() + secs
         while not what():
-            assert time.monotonic() < end, f"never came: {self.hub.status()}, {self.said[-5:]}"
+            assert time.monotonic() < end, f"never came: {self.hub.status()}, {self.said[-5:]}, {self.failed}"
             time.sleep(0.005)
 
     def client(self, number: int, num_examples: int = -1, address: str = "") -> Client:
@@ -249,6 +251,7 @@ class Worker:
     ) -> None:
         self.client, self.before = rig.client(number, address=address), before
         self.error: BaseException | None = None
+        self._failed = rig.failed
         self.num = 0
         self._data = prepare(rig.job.data, rig.job.seed_of("data"))
         self.thread = threading.Thread(target=self._live, daemon=True)
@@ -269,6 +272,7 @@ class Worker:
                 self.num += 1
         except BaseException as error:
             self.error = error
+            self._failed.append(error)
 
 
 def crowd(rig: Rig, but: Mapping[int, Callable[[Task], Any]] | None = None) -> list[Worker]:
