@@ -195,7 +195,9 @@ class Rig:
     def wait(self, secs: float = 60.0) -> str:
         """Waits for the run's end; returns the model's hash."""
         self._thread.join(secs)
-        assert not self._thread.is_alive(), f"the run hangs: {self.hub.status()}, {self.said[-5:]}, {self.failed}"
+        assert not self._thread.is_alive(), (
+            f"the run hangs: {self.hub.status()}, {self.said[-5:]}, {self.failed}"
+        )
         if self._error is not None:
             raise self._error
         return self.made.spec.sha256(self.made.plane.result)
