@@ -5,8 +5,6 @@ One block is in memory, however many updates there are and however large the mod
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,8 +18,6 @@ from .wire import Route, Stored
 
 WIDTH = 8 * BLOCK
 """Coordinates of a block: 1 MB of an update, 2 MB of the sum."""
-THREADS = min(os.cpu_count() or 1, 4)
-"""Blocks that are summed at once: nobody's bits depend on it."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +76,10 @@ class LaterSum:
         """
         names, size = self._shape.names, self._shape.route.size
         out = np.empty((len(names), size), np.float32)
-
-        def fill(place: tuple[int, int]) -> None:
-            row, start = place
-            block = out[row, start : start + WIDTH]
-            block[:] = self._block(names[row], start, len(block)).mean(divisor)
-
-        places = [(row, start) for row in range(len(names)) for start in range(0, size, WIDTH)]
-        with ThreadPoolExecutor(min(THREADS, len(places)), "fold") as threads:
-            list(threads.map(fill, places))
+        for row, name in zip(out, names, strict=True):
+            for start in range(0, size, WIDTH):
+                block = row[start : start + WIDTH]
+                block[:] = self._block(name, start, len(block)).mean(divisor)
         return out.reshape(-1)
 
     def _block(self, name: str, start: int, count: int) -> FixedPointSum:
