@@ -74,7 +74,8 @@ def test_the_spill_benchmark_finds_the_median(tmp_path):
 
 def test_peak_memory_is_that_of_a_process_and_its_children():
     holds = "x = bytearray(b'1') * (80 << 20)"
-    parent = f"import subprocess, sys; {holds}; subprocess.run([sys.executable, '-c', {holds!r}])"
+    child = f"import time; {holds}; time.sleep(0.5)"  # it is looked at now and then only
+    parent = f"import subprocess, sys; {holds}; subprocess.run([sys.executable, '-c', {child!r}])"
     found = loaded("memory").peak([sys.executable, "-c", parent])
     assert 160 << 20 < found < 260 << 20
 
