@@ -24,10 +24,10 @@ WORK = Work(epochs=2, batch_size=4)
 class Twice(torch.nn.Module):
     """A wide layer that is used twice, between small ones."""
 
-    def __init__(self, width=512, idle=False):
+    def __init__(self, width=512, idle=False, bias=True):
         super().__init__()
         self.first, self.last = torch.nn.Linear(8, width), torch.nn.Linear(width, 3)
-        self.wide = torch.nn.Linear(width, width)
+        self.wide = torch.nn.Linear(width, width, bias=bias)
         if idle:
             self.idle = torch.nn.Linear(2, 2)
 
@@ -40,9 +40,10 @@ class Wide(Model):
     outside: bool = False
     width: int = 512
     idle: bool = False
+    bias: bool = True
 
     def torch(self, facts):
-        module = Twice(self.width, self.idle)
+        module = Twice(self.width, self.idle, self.bias)
         if self.outside:
             plain = module.forward
             module.forward = lambda x: plain(x) + module.wide.weight.sum() * 1e-3
@@ -106,3 +107,10 @@ def test_a_layer_that_a_pass_leaves_out_stays_as_it_is():
     learner, found, _ = trained("fused", SGD(lr=0.5, clip_norm=1.0), Wide(idle=True))
     moved = learner.spec.views(found)
     assert not moved["idle.weight"].any() and moved["first.weight"].any()
+
+
+def test_a_wide_layer_may_have_no_bias():
+    _, plain, _ = trained("plain", SGD(lr=0.5), Wide(bias=False))
+    learner, found, _ = trained("auto", SGD(lr=0.5), Wide(bias=False))
+    assert learner.numerics.gradients == "factored"
+    np.testing.assert_allclose(found, plain, atol=2e-6)

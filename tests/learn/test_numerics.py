@@ -10,6 +10,7 @@ from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
 from muster.core.randomness import rng
 from muster.core.work import Work
+from muster.learn.client import OwnClient
 from muster.learn.learners import make_learner
 from muster.learn.numerics import Numerics
 from muster.models.dense import MLP
@@ -114,3 +115,14 @@ def test_cohorts_in_torch_have_one_way(field, asked, only):
     assert make("auto").numerics == make(only).numerics == Numerics()
     with pytest.raises(UserError, match=rf"engine.{field} {asked} is for clients one after .*; use auto"):
         make(asked)
+
+
+def test_a_client_of_ones_own_says_itself_what_it_computes_in(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from muster.learn.client import Client\n"
+        "class Mine(Client):\n    def train(self, data, model, conf):\n        return model, {}\n"
+    )
+    mine = OwnClient(f"{tmp_path}/mine.py:Mine")
+    assert trained(Numerics("auto", "auto"), mine)[0].numerics == Numerics("plain", "channels_last")
+    with pytest.raises(UserError, match=r"precision is bfloat16, but must be float32 where a client of your"):
+        trained(Numerics(precision="bfloat16"), mine)

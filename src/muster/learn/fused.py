@@ -71,13 +71,13 @@ class _Linear(torch.autograd.Function):
         return nn.functional.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, None, Tensor, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         (slope,) = slopes
         x, weight = ctx.saved_tensors
         rows = slope.reshape(-1, slope.shape[-1]).float()  # half as precise under autocast
         ctx.pairs.append((rows, x.detach().reshape(-1, x.shape[-1]).float()))
         down = slope @ weight.to(slope.dtype) if ctx.needs_input_grad[0] else None
-        return down, None, rows.sum(0), None
+        return down, None, rows.sum(0) if ctx.needs_input_grad[2] else None, None
 
 
 def _forward(layer: nn.Linear, pairs: Pairs, x: Tensor) -> Tensor:

@@ -56,6 +56,11 @@ class TorchLearner(Learner):
     ) -> None:
         torch.set_num_threads(1)  # a worker per core is faster, and the same bits on every machine size
         self._model, self._task, self._facts, self._local, self._work = model, task, facts, local, work
+        if isinstance(local, OwnClient) and numerics.precision != "float32":
+            raise UserError(
+                f"engine.precision is {numerics.precision}, but must be float32 where a client of your own "
+                "trains: it says itself what it computes in"
+            )
         gradients = numerics.gradients
         along = gradients != "plain" and not isinstance(local, OwnClient) and steps_along(local)
         self._flat = FlatModule(build(model, task, facts, 0), graded=not along)
