@@ -48,7 +48,7 @@ def serve(
     json: AsJson = False,
 ) -> int:
     """Serve a job to real clients; a folder with an unfinished run is gone on with."""
-    from muster.deploy.server import Listen
+    from muster.deploy.listen import Listen
     from muster.deploy.server import serve as serve_job
     from muster.job import load_job
 

@@ -10,7 +10,7 @@ import pytest
 
 from muster.core.errors import UserError
 from muster.deploy.checks import check
-from muster.deploy.server import Listen
+from muster.deploy.listen import Listen
 from worlds.deployed import Rig, job_of
 
 ESYNC = {"name": "esync", "pace": {"cohort": 2}}

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from muster.deploy.explain import explain
-from muster.deploy.server import Listen
+from muster.deploy.listen import Listen
 from muster.net.settings import Deploy
 from worlds.deployed import job_of
 

@@ -251,7 +251,7 @@ def test_8b_bytes_beyond_what_was_announced_are_cut_off(make: Make, tmp_path: Pa
 
 
 def test_11_who_shows_nothing_is_refused_at_once_and_it_is_written_down(make: Make, tmp_path: Path) -> None:
-    from muster.deploy.server import Listen
+    from muster.deploy.listen import Listen
     from muster.net import access, certs
     from muster.net.credentials import client_credentials
 

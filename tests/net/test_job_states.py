@@ -13,7 +13,7 @@ import pytest
 from muster.core.errors import AccessError, UserError
 from muster.core.tables import Kind
 from muster.deploy.door import Door, open_link
-from muster.deploy.server import Listen
+from muster.deploy.listen import Listen
 from muster.net import certs
 from muster.net.client import Client
 from muster.net.journal import JOURNAL, Entry, read

@@ -23,7 +23,8 @@ from muster.deploy.assembly import Assembly, assemble, take_up
 from muster.deploy.door import Door, open_link
 from muster.deploy.examiner import Start
 from muster.deploy.lasting import Lasting
-from muster.deploy.server import Keeper, Listen, open_server
+from muster.deploy.listen import Listen
+from muster.deploy.server import Keeper, open_server
 from muster.deploy.states import open_states
 from muster.deploy.worker import learnt
 from muster.job import Job, load_job

@@ -12,7 +12,7 @@ from muster.core.errors import MusterError, UserError
 from muster.job import Job
 from muster.track.units import bytes_text
 
-from .server import Listen
+from .listen import Listen
 from .states import check_port
 
 Check = tuple[str, bool, str]

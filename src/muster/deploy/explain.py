@@ -17,7 +17,8 @@ from muster.track.units import bytes_text
 
 from .assembly import Assembly, assemble
 from .examiner import Examiner
-from .server import Listen, plan
+from .listen import Listen
+from .server import plan
 
 
 def explain(job: Job, listen: Listen, conf: str = "") -> tuple[RunPlan, list[str]]:

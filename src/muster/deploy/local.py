@@ -16,7 +16,8 @@ from muster.core.errors import JobError, UserError
 from muster.job import Job, num_clients
 from muster.track.folder import to_stderr
 
-from .server import Listen, serve
+from .listen import Listen
+from .server import serve
 
 NAME = "client-{}"
 CERTS, LOGS = "certs", "logs"

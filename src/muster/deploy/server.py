@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from muster import checkpoint
-from muster.core.errors import RunFolderError, UserError
+from muster.core.errors import RunFolderError
 from muster.core.memory import peak_rss_bytes
 from muster.core.record import Record
 from muster.job import Job, dump_job, load_job
@@ -26,40 +26,10 @@ from muster.track.summary import Summary, Tally, meets
 
 from .assembly import CLIENTS, Assembly, Say, assemble, take_up
 from .examiner import Examiner
+from .listen import Listen
 from .states import check_port, open_states
 
-PORT = 7433
 AUDIT = "audit.jsonl"
-
-
-@dataclass(frozen=True)
-class Listen:
-    """Where and how a server listens."""
-
-    host: str = "127.0.0.1"
-    port: int = PORT
-    """0: any that is free."""
-    certs: Path | None = None
-    """Folder of certificates; None with `insecure`."""
-    insecure: bool = False
-    """Plaintext, on this machine only."""
-    tokens: bool = False
-    """Clients show a token instead of a certificate."""
-    state_port: int | None = None
-    """Of the state server that a pace with leases has; None: the next after `port`. 0: any that is free."""
-
-    def __post_init__(self) -> None:
-        if self.state_port == self.port != 0:
-            raise UserError(f"--port and --state-port are both {self.port}: choose two")
-        if self.insecure:
-            from muster.net.credentials import check_plaintext
-
-            check_plaintext(self.host)
-        elif self.certs is None:
-            raise UserError(
-                "a server needs certificates: make them with `muster certs init` and give --certs DIR, or "
-                "say --insecure, for this machine only"
-            )
 
 
 @dataclass

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from muster.net.hub import Hub
 
     from .assembly import Say
-    from .server import Listen
+    from .listen import Listen
 
 
 def check_port(pace: Pace, listen: Listen) -> int | None:
