@@ -54,7 +54,7 @@ def test_ratios_are_turn_by_turn(compare):
 def test_what_fails_is_kept_with_its_last_lines(compare, tmp_path):
     (tmp_path / "pfl").mkdir()
     (tmp_path / "pfl/failed.txt").write_text("ERROR: no matching distribution")
-    told = compare.measure("pfl", "B", 1, tmp_path)
+    told = compare.measure("pfl", "B", 1, tmp_path, cores=2)
     assert told == {
         "peer": "pfl",
         "work": "B",
