@@ -53,7 +53,7 @@ def idle(clients: int, secs: float) -> dict[str, Any]:
             cpu, began = server.cpu_secs(), time.monotonic()
             time.sleep(secs)
             share = (server.cpu_secs() - cpu) / (time.monotonic() - began)
-            told = [each.ask("beats") for each in (one, other)]
+            told = [heard(each) for each in (one, other)]
             found = {
                 "rss": server.status("VmRSS"),
                 "threads": server.status("Threads"),
@@ -71,6 +71,15 @@ def idle(clients: int, secs: float) -> dict[str, Any]:
         "beats": [secs for each in told for secs in each["beats"]],
         "failed": [text for each in told for text in each["failed"]],
     }
+
+
+def heard(each: Process) -> dict[str, Any]:
+    """The heartbeats since the last question, and what failed; waits for one at least."""
+    while True:
+        told = each.ask("beats")
+        if told["beats"] or told["failed"]:
+            return told
+        time.sleep(0.1)
 
 
 def told_idle(found: dict[str, Any]) -> str:
