@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from muster.core.params import Vector
 from muster.core.tables import Ids, Table
@@ -30,14 +31,19 @@ class Automatic:
         self._crew: Inline | Pool = inline
         self._spent = 0.0
 
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Counts how long it takes."""
+        begin = time.perf_counter()
+        yield
+        self._spent += time.perf_counter() - begin
+
     def train(
         self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """Trains with whoever is there."""
-        begin = time.perf_counter()
-        result = self._crew.train(tasks, staleness, sent, kept, now)
-        self._spent += time.perf_counter() - begin
-        return result
+        with self._timed():
+            return self._crew.train(tasks, staleness, sent, kept, now)
 
     @property
     def together(self) -> int:
@@ -46,10 +52,8 @@ class Automatic:
 
     def learn(self, tasks: Table, sent: Mapping[int, Sent]) -> list[Learnt]:
         """Trains with whoever is there."""
-        begin = time.perf_counter()
-        learnt = self._crew.learn(tasks, sent)
-        self._spent += time.perf_counter() - begin
-        return learnt
+        with self._timed():
+            return self._crew.learn(tasks, sent)
 
     def fold(
         self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], learnt: Sequence[Learnt], now: Sent
@@ -59,24 +63,18 @@ class Automatic:
 
     def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
         """Measures with whoever is there."""
-        begin = time.perf_counter()
-        found = self._crew.measure(tasks, sent, kept)
-        self._spent += time.perf_counter() - begin
-        return found
+        with self._timed():
+            return self._crew.measure(tasks, sent, kept)
 
     def evaluate(self, version: int, params: Vector) -> Mapping[str, float]:
         """Evaluates with whoever is there."""
-        begin = time.perf_counter()
-        metrics = self._crew.evaluate(version, params)
-        self._spent += time.perf_counter() - begin
-        return metrics
+        with self._timed():
+            return self._crew.evaluate(version, params)
 
     def evaluate_each(self, version: int, params: Vector, clients: Ids, kept: Kept) -> Scores:
         """Evaluates with whoever is there."""
-        begin = time.perf_counter()
-        scores = self._crew.evaluate_each(version, params, clients, kept)
-        self._spent += time.perf_counter() - begin
-        return scores
+        with self._timed():
+            return self._crew.evaluate_each(version, params, clients, kept)
 
     def total(self) -> Total:
         """The sum of whoever trained."""
