@@ -135,7 +135,9 @@ def compose(
     check_population(job, data.num_clients)
     population = draw_population(job, np.asarray(data.num_examples))
     asked = job.engine
-    engine = choose_engine(asked.backend, asked.mode, asked.chunk, job.model, data.facts, job.algorithm.local)
+    engine = choose_engine(
+        asked.backend, asked.mode, asked.chunk, job.model, data.facts, job.algorithm.local, asked.numerics
+    )
     backend, chunk = engine.backend, engine.chunk if engine.mode == "cohort" else 0
     algorithm, local = expecting(job.algorithm, data.num_clients).fitted(), job.algorithm.local
     work = local.work(job.train)

@@ -63,22 +63,31 @@ class Choice:
 
 
 def choose_engine(
-    backend: str, mode: str, chunk: int | Literal["auto"], model: Model, facts: Facts, local: Local
+    backend: str,
+    mode: str,
+    chunk: int | Literal["auto"],
+    model: Model,
+    facts: Facts,
+    local: Local,
+    numerics: Numerics = Numerics(),
 ) -> Choice:
     """The engine, from the model and the rule alone: never from timing.
 
     `auto` trains cohorts, in NumPy unless JAX is asked for, where the model is dense and so small that
-    several fit into the cache, and the local rule is one for many clients side by side. Where cohorts are
-    asked for, all other models, and all with `backend` torch, are torch's.
+    several fit into the cache, the local rule is one for many clients side by side, and nothing is asked
+    for that only torch has. Where cohorts are asked for, all other models, and all with `backend` torch,
+    are torch's.
 
     Raises:
         UserError: What is asked for does not go together.
     """
     many = 1 if chunk == "auto" else chunk
-    able = isinstance(model, Dense) and backend != "torch"
+    fitting_mode = mode != "sequential" and backend != "torch" and not numerics.of_torch
+    dense = as_dense(model, facts) if fitting_mode else None
+    able = dense is not None
     if chunk == "auto" and (able or mode == "cohort"):
         fitting = chunk_for_compiled if backend == "jax" else chunk_for
-        many = fitting(_num_bytes(model, facts))
+        many = fitting(_num_bytes(dense or model, facts))
     if mode == "cohort" and not side_by_side(local):
         rule = local.part_name()
         raise UserError(
@@ -90,6 +99,19 @@ def choose_engine(
         return Choice(arrays, "cohort", many, f"engine: cohorts of {many} clients{said}")
     why = "" if mode == "sequential" else " (auto)"
     return Choice(choose_backend(backend, model), "sequential", 1, f"engine: one client after another{why}")
+
+
+def as_dense(model: Model, facts: Facts) -> Dense | None:
+    """The model as dense layers with relu between them, which every backend trains; None if it is more.
+
+    Raises:
+        UserError: It is a user's own, and cannot be built.
+    """
+    if isinstance(model, Dense) or "numpy" not in model.backends:
+        return model if isinstance(model, Dense) else None
+    from .lowered import lowered
+
+    return lowered(model, facts)
 
 
 def _num_bytes(model: Model, facts: Facts) -> int:
@@ -132,11 +154,13 @@ def make_learner(
     """
     if isinstance(model, Dense):
         _check_fits(model, facts)
-    if backend != "torch" and (numerics.layout == "channels_last" or numerics.precision == "bfloat16"):
+    if backend != "torch" and numerics.of_torch:
         raise UserError(
-            f"engine.layout channels_last and engine.precision bfloat16 are for backend torch, but this is "
-            f"{backend}; use engine.backend=torch, or leave them out"
+            "engine.gradients fused and factored, engine.layout channels_last and engine.precision bfloat16 "
+            f"are for backend torch, but this is {backend}; use engine.backend=torch, or leave them out"
         )
+    if backend != "torch":
+        model = as_dense(model, facts) or model
     if backend == "numpy":
         from .numpy_learner import NumpyLearner
 

@@ -22,6 +22,12 @@ class Numerics:
     layout: Layout = "channels_first"
     precision: Precision = "float32"
 
+    @property
+    def of_torch(self) -> bool:
+        """Whether only torch can do what is asked for."""
+        rounded = self.gradients in ("fused", "factored") or self.precision != "float32"
+        return rounded or self.layout == "channels_last"
+
     def said(self) -> tuple[str, ...]:
         """What a run tells of them."""
         told = [f"gradients: {self.gradients}"]

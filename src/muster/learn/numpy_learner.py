@@ -16,6 +16,7 @@ from muster.core.params import Vector
 from muster.core.work import Steps, Work
 from muster.models.dense import Dense
 from muster.models.model import Model
+from muster.models.own import called
 from muster.tasks.task import Task
 
 from .client import ArrayModel, ClientData, OwnClient, run_client
@@ -44,7 +45,8 @@ class NumpyLearner(TrainsTogether):
     def __init__(self, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> None:
         if not isinstance(model, Dense):
             raise UserError(
-                f"backend numpy trains logistic and mlp, found {model.part_name()}; use backend torch"
+                "backends numpy and jax train dense layers with relu between them (logistic, mlp, or a "
+                f"module of your own that is no more), but {called(model)} is something else; use backend torch"
             )
         if task.blank(facts, 1).dtype != np.float32:
             raise UserError(
@@ -53,7 +55,7 @@ class NumpyLearner(TrainsTogether):
             )
         self._model, self._task, self._facts, self._local, self._work = model, task, facts, local, work
         self.spec = model.spec(facts)
-        self._names = [(f"dense{i}.weight", f"dense{i}.bias") for i in range(len(model.layers(facts)))]
+        self._names = model.names(facts)
         self._params, self._gradient = self.spec.zeros(), self.spec.zeros()
         self._stacks: tuple[Matrix, ...] = (self._params[None], self._gradient[None])
         self._layers, self._slopes = self._views(self._params), self._views(self._gradient)

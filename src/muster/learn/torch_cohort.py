@@ -25,6 +25,7 @@ from muster.core.examples import Examples, Facts
 from muster.core.randomness import rng
 from muster.core.work import Work
 from muster.models.model import Model
+from muster.models.own import called
 from muster.tasks.task import Task
 
 from .client import OwnClient
@@ -33,7 +34,7 @@ from .learner import Matrix
 from .numerics import Numerics
 from .together import TrainsTogether
 from .torch_learner import TorchLearner
-from .torch_module import called, seeded
+from .torch_module import seeded
 
 AGREES = 1e-4
 """Of the largest coordinate of a gradient: what a model may differ by when clients are side by side."""

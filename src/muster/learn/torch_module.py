@@ -14,7 +14,7 @@ from muster.core.errors import UserError
 from muster.core.examples import Facts
 from muster.core.params import ParamSpec, Vector
 from muster.models.model import Model
-from muster.models.own import OwnModel
+from muster.models.own import called
 from muster.tasks.task import Task
 
 
@@ -59,7 +59,7 @@ def build(model: Model, task: Task, facts: Facts, seed: int) -> nn.Module:
     """
     name = called(model)
     with seeded(seed), torch.no_grad():
-        module = _built(model, facts).eval()
+        module = unchecked(model, facts).eval()
         _check(name, module)
         try:
             outputs = module(torch.from_numpy(task.blank(facts, 2)))
@@ -77,11 +77,6 @@ def build(model: Model, task: Task, facts: Facts, seed: int) -> nn.Module:
     return module
 
 
-def called(model: Model) -> str:
-    """What users call it."""
-    return model.ref if isinstance(model, OwnModel) else model.part_name()
-
-
 def num_bytes(model: Model, facts: Facts) -> int:
     """Of all that travels; the model is built to see.
 
@@ -89,10 +84,15 @@ def num_bytes(model: Model, facts: Facts) -> int:
         UserError: It cannot be built.
     """
     with seeded(0), torch.no_grad():
-        return sum(4 * tensor.numel() for _, tensor, _ in named_floats(_built(model, facts)))
+        return sum(4 * tensor.numel() for _, tensor, _ in named_floats(unchecked(model, facts)))
 
 
-def _built(model: Model, facts: Facts) -> nn.Module:
+def unchecked(model: Model, facts: Facts) -> nn.Module:
+    """The module as the model gives it.
+
+    Raises:
+        UserError: It cannot be built, or is larger than the memory.
+    """
     try:
         return model.torch(facts)
     except RuntimeError as error:

@@ -36,6 +36,10 @@ class Dense(Model):
     def layers(self, facts: Facts) -> tuple[tuple[int, int], ...]:
         """(inputs, outputs) of each layer, first to last."""
 
+    def names(self, facts: Facts) -> tuple[tuple[str, str], ...]:
+        """What weight and bias of each layer are called, first to last."""
+        return tuple((f"dense{i}.weight", f"dense{i}.bias") for i in range(len(self.layers(facts))))
+
     def macs(self, facts: Facts) -> float:
         """One for each weight."""
         return float(sum(ins * outs for ins, outs in self.layers(facts)))
@@ -43,9 +47,9 @@ class Dense(Model):
     def spec(self, facts: Facts) -> ParamSpec:
         """The layout of the flat vector, the same in every backend."""
         arrays: list[tuple[str, tuple[int, ...], str]] = []
-        for i, (ins, outs) in enumerate(self.layers(facts)):
-            arrays.append((f"dense{i}.weight", (outs, ins), "weight"))
-            arrays.append((f"dense{i}.bias", (outs,), "bias"))
+        for (weight, bias), (ins, outs) in zip(self.names(facts), self.layers(facts), strict=True):
+            arrays.append((weight, (outs, ins), "weight"))
+            arrays.append((bias, (outs,), "bias"))
         return ParamSpec.of(arrays)
 
     def initial(self, facts: Facts, seed: int) -> Mapping[str, Vector]:

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from muster.core.errors import FieldError, UserError
 from muster.core.part import resolve
@@ -54,6 +54,9 @@ def _frozen(value: Any) -> Any:
 class OwnModel(Model):
     """The network that `Net(**settings)` builds; if `__init__` has a parameter `facts`, it is given them."""
 
+    backends: ClassVar[tuple[str, ...]] = ("torch", "numpy", "jax")
+    """torch trains it whatever it is; the others if it is dense layers with relu between them."""
+
     ref: str
     """Where the class is: `file.py:Net` or `package.module:Net`."""
     settings: Mapping[str, Any] | Settings = ()
@@ -85,3 +88,8 @@ class OwnModel(Model):
             raise UserError(
                 f"{self.ref} could not be built with {given}: {type(error).__name__}: {error}"
             ) from error
+
+
+def called(model: Model) -> str:
+    """What users call a model."""
+    return model.ref if isinstance(model, OwnModel) else model.part_name()
