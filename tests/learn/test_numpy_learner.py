@@ -132,7 +132,9 @@ def test_a_client_without_examples_trains_nothing():
 
 
 def test_what_it_cannot_train_is_refused():
-    with pytest.raises(UserError, match="backend numpy trains logistic and mlp, found leaf_cnn"):
+    with pytest.raises(
+        UserError, match=r"\(logistic, mlp, or .* but leaf_cnn is something else; use backend torch"
+    ):
         NumpyLearner(LeafCNN(), TASK, FACTS, Descent(), Work())
     with pytest.raises(UserError, match="mlp reads numbers, but task next_character"):
         NumpyLearner(MLP(), NextCharacter(), Facts("text", (8,), 4), Descent(), Work())

@@ -46,7 +46,8 @@ class NumpyLearner(TrainsTogether):
         if not isinstance(model, Dense):
             raise UserError(
                 "backends numpy and jax train dense layers with relu between them (logistic, mlp, or a "
-                f"module of your own that is no more), but {called(model)} is something else; use backend torch"
+                f"module of your own that is no more), but {called(model)} is something else; use backend "
+                "torch"
             )
         if task.blank(facts, 1).dtype != np.float32:
             raise UserError(
