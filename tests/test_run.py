@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from muster import checkpoint
 from muster.core.errors import RunFolderError, UserError
 from muster.core.record import Record
 from muster.run import resume, run
+from muster.track.folder import RunFolder
 from muster.track.folder_sink import FolderSink
 
 OWN = Path(__file__).parent / "e2e" / "own_parts.py"
@@ -257,6 +259,22 @@ def test_a_finished_run_is_not_resumed(tmp_path: Path, capsys: Any) -> None:
     summary = run(job(), there)
     assert resume(there) == summary
     assert f"{there} is finished (rounds); nothing to resume" in capsys.readouterr().out
+
+
+def test_a_deployed_run_is_not_resumed_as_a_simulation(tmp_path: Path, interrupt_at: Any) -> None:
+    """It would begin anew, over the records of the real clients."""
+    there = tmp_path / "there"
+    interrupt_at(7)
+    run(job(), there)
+    interrupt_at(0)
+    folder = RunFolder.open(there)
+    plan = folder.read_plan()
+    assert plan is not None
+    folder.write_plan(replace(plan, deployed=True, conf="a.yml"))
+    before = versions(there)
+    with pytest.raises(UserError, match=rf"deployed run; `muster serve a.yml --out {there}` goes on with it"):
+        resume(there)
+    assert versions(there) == before
 
 
 def test_a_clock_only_run_is_resumed_as_one(tmp_path: Path, interrupt_at: Any) -> None:

@@ -1,5 +1,6 @@
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,15 @@ from rich.console import Console
 
 from muster.core.record import Record
 from muster.track.console import Lines, Live, make_console
-from muster.track.phrases import eta_secs, fraction_done, next_commands, plan_lines, record_line, stop_text
+from muster.track.phrases import (
+    eta_secs,
+    fraction_done,
+    next_commands,
+    outcome_lines,
+    plan_lines,
+    record_line,
+    stop_text,
+)
 from muster.track.sink import RunPlan
 from worlds.summaries import summarise
 
@@ -190,6 +199,17 @@ def test_there_are_always_three_different_next_commands(status, clock_only):
     assert all(command.startswith("muster ") for command in commands)
     assert ("muster resume 'runs/a b-1'" in commands) == (status == "interrupted")
     assert "algorithm=fedyogi" not in " ".join(commands)  # it is what was just run
+
+
+@pytest.mark.parametrize(
+    ("status", "first"), [("rounds", "muster report d"), ("interrupted", "muster serve a.yml --out d")]
+)
+def test_a_deployed_run_has_one_time_and_goes_on_by_serving(status, first):
+    plan = replace(PLAN, deployed=True, conf="a.yml", out=Path("d"), virtual_secs=60.0)
+    assert "virtual" not in record_line(plan, record(5)) and "wall 10.0 s" in record_line(plan, record(5))
+    assert "virtual" not in "\n".join([*plan_lines(plan), *outcome_lines(plan, summary())])
+    commands = next_commands(plan, summary(status))
+    assert commands[0] == first and len(set(commands)) == 3 and "resume" not in " ".join(commands)
 
 
 def test_eta_follows_the_first_rule_to_end_the_run():

@@ -328,7 +328,7 @@ def plan(job: Job, made: Assembly, out: Path | None, conf: str, resumed_from: in
         *(() if made.privacy is None else (f"privacy: {made.privacy.why}",)),
     )
     num_clients = made.conductor.roster.num_clients
-    return plan_of(job, made.spec, num_clients, choices, out, conf, resumed_from=resumed_from)
+    return plan_of(job, made.spec, num_clients, choices, out, conf, resumed_from=resumed_from, deployed=True)
 
 
 def summary_of(job: Job, made: Assembly, tally: Tally, interrupted: bool) -> Summary:

@@ -171,7 +171,17 @@ class Live:
 
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
         metric = "test loss" if self._metric == "loss" else self._metric or "accuracy"
-        heads = ("round", "virtual", "wall", "acc/late/lost", "loss", metric, "up", "down")
+        real = self._plan is not None and self._plan.deployed
+        heads = (
+            "round",
+            "time" if real else "virtual",
+            "wall",
+            "acc/late/lost",
+            "loss",
+            metric,
+            "up",
+            "down",
+        )
         for head in heads:
             table.add_column(head, justify="right", no_wrap=True, overflow="ellipsis")
         for number, row in enumerate(self._rows):

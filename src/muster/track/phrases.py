@@ -42,7 +42,7 @@ def stop_text(plan: RunPlan) -> str:
     if plan.rounds is not None:
         rules.append(f"{plan.rounds:,} round{'s' if plan.rounds != 1 else ''}")
     if plan.virtual_secs is not None:
-        rules.append(f"{secs_text(plan.virtual_secs)} of virtual time")
+        rules.append(f"{secs_text(plan.virtual_secs)} of {'' if plan.deployed else 'virtual '}time")
     if plan.wall_secs is not None:
         rules.append(f"{secs_text(plan.wall_secs)} of wall time")
     if plan.target is not None:
@@ -98,7 +98,8 @@ def round_text(plan: RunPlan, record: Record) -> str:
 
 def record_line(plan: RunPlan, record: Record) -> str:
     """One version in one line; loss is the training loss, metrics are of the test set."""
-    times = f"virtual {secs_text(record.now_secs)}  wall {secs_text(record.wall_secs)}"
+    wall = f"wall {secs_text(record.wall_secs)}"
+    times = wall if plan.deployed else f"virtual {secs_text(record.now_secs)}  {wall}"
     parts = [round_text(plan, record), times]
     eta = eta_secs(plan, record)
     if eta is not None:
@@ -137,10 +138,8 @@ def outcome_lines(plan: RunPlan, summary: Summary) -> list[str]:
         best = summary.best.get(name)
         told = f" (best {value_text(best['value'])}, round {best['version']:,.0f})" if best else ""
         lines.append(", ".join([f"{_test_name(name)} {value_text(summary.metrics[name])}{told}", *others]))
-    time_line = (
-        f"{summary.rounds:,} rounds in {secs_text(summary.virtual_secs)} of virtual time, "
-        f"{secs_text(summary.wall_secs)} of wall time"
-    )
+    virtual = "" if plan.deployed else f"{secs_text(summary.virtual_secs)} of virtual time, "
+    time_line = f"{summary.rounds:,} rounds in {virtual}{secs_text(summary.wall_secs)} of wall time"
     if plan.target is not None:
         met = summary.time_to_target_secs
         goal = f"{plan.target[0]} {plan.target[1]:g}"
@@ -164,9 +163,12 @@ def next_commands(plan: RunPlan, summary: Summary) -> list[str]:
     report = f"muster report {folder}"
     other = "fedavg" if plan.algorithm.startswith("fedyogi") else "fedyogi"
     if summary.status == "interrupted":
-        return [f"muster resume {folder}", report, f"muster check {conf}"]
+        again = f"muster serve {conf} --out {folder}" if plan.deployed else f"muster resume {folder}"
+        return [again, report, f"muster check {conf}"]
     if summary.status == "stalled":
         return [f"muster check {conf}", report, f"muster run {conf} --clock-only"]
     if plan.clock_only:
         return [report, f"muster run {conf}", f"muster run {conf} algorithm={other} --clock-only"]
+    if plan.deployed:
+        return [report, f"muster replay {folder}", f"muster run {conf}"]
     return [report, f"muster run {conf} algorithm={other}", f"muster run {conf} seed={summary.seed + 1}"]
