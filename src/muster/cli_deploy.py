@@ -97,6 +97,9 @@ def join(
     step_secs: Annotated[
         float, typer.Option(metavar="SECS", min=0, help="A step takes so long at least: for experiments.")
     ] = 0.0,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="What torch computes on: cpu, cuda, cuda:N or auto.")
+    ] = "cpu",
     json: AsJson = False,
 ) -> int:
     """Take part in a run as a client."""
@@ -110,6 +113,7 @@ def join(
         home=home,
         allow_code=allow_code,
         step_secs=step_secs,
+        device=device,
     )
     context.obj.give(ended, f"the run has ended: {ended['why']} ({ended['num_tasks']} tasks here)")
     return DONE

@@ -32,6 +32,7 @@ from muster.job import Job, check_population
 from muster.learn.automatic import Automatic
 from muster.learn.calibration import forward_ms
 from muster.learn.crew import Crew, Inline, Recipe
+from muster.learn.device import choose_device, num_gpus
 from muster.learn.learner import Learner
 from muster.learn.learners import choose_engine, make_learner
 from muster.learn.macs import forward_macs
@@ -135,6 +136,7 @@ def compose(
     check_population(job, data.num_clients)
     population = draw_population(job, np.asarray(data.num_examples))
     asked = job.engine
+    asked = replace(asked, device=choose_device(asked.device, asked.backend, job.model))
     engine = choose_engine(
         asked.backend, asked.mode, asked.chunk, job.model, data.facts, job.algorithm.local, asked.numerics
     )
@@ -315,7 +317,9 @@ def _crew(
 ) -> tuple[Crew, str]:
     """Who trains, and a line that says so."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = job.engine.workers
+    asked, gpus = job.engine.workers, num_gpus(job.engine.device)
+    if asked == "auto" and gpus:
+        asked = min(gpus, job.algorithm.pace.max_accepts)
     if asked == "auto":
         most = min(max_workers or cores, job.algorithm.pace.max_accepts)
         automatic = Automatic(inline(), lambda: pool(most), most, say)

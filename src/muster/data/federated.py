@@ -40,6 +40,7 @@ class FederatedData:
         facts: What models and tasks must know.
         num_examples: i32[C], training examples of each client.
         client_names: Names of natural clients, one per client; empty if clients are artificial.
+        train: All training examples, client after client: mapped, and read when they are looked at.
         test: The test examples, shared by all.
     """
 
@@ -52,8 +53,8 @@ class FederatedData:
     ) -> None:
         self.path, self.facts, self.client_names = path, facts, client_names
         text = arrays.get("text")
-        self._train = Examples(arrays["x"], arrays["y"], text)
-        self._readers = _readers(path, self._train)
+        self.train = Examples(arrays["x"], arrays["y"], text)
+        self._readers = _readers(path, self.train)
         self.test = Examples(arrays["test_x"], arrays["test_y"], text)
         self._offsets = arrays["offsets"]
         self.num_examples: npt.NDArray[np.int32] = np.diff(self._offsets).astype(np.int32)
@@ -83,16 +84,25 @@ class FederatedData:
             IndexError: One is not in 0..num_clients-1.
             DataError: The prepared data was cut short meanwhile.
         """
+        owned = self.owned(ids)
+        if self._readers is None:
+            return self.train, owned
+        x, y = (reader.read(owned) for reader in self._readers)
+        ends = np.cumsum([0, *(own.stop - own.start for own in owned)]).tolist()
+        return Examples(x, y, self.train.text), [slice(a, b) for a, b in pairwise(ends)]
+
+    def owned(self, ids: Sequence[int]) -> list[slice]:
+        """Which of all training examples are those of each of the clients `ids`.
+
+        Raises:
+            IndexError: One is not in 0..num_clients-1.
+        """
         owned = []
         for i in ids:
             if not 0 <= i < self.num_clients:
                 raise IndexError(f"client {i} does not exist; there are {self.num_clients}")
             owned.append(slice(int(self._offsets[i]), int(self._offsets[i + 1])))
-        if self._readers is None:
-            return self._train, owned
-        x, y = (reader.read(owned) for reader in self._readers)
-        ends = np.cumsum([0, *(own.stop - own.start for own in owned)]).tolist()
-        return Examples(x, y, self._train.text), [slice(a, b) for a, b in pairwise(ends)]
+        return owned
 
     @classmethod
     def open(cls, path: Path, verify: bool = False) -> FederatedData:

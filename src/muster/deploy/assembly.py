@@ -198,7 +198,7 @@ def errand_of(job: Job, start: Start, data: FederatedData) -> Errand:
         {stream: job.seed_of(stream) for stream in ("data", "model", "training")},
         data.facts,
         job.data,
-        start.numerics,
+        start.numerics.on("cpu"),  # a client's machine is its own: it says where it computes
         attack=job.attack,
         num_clients=data.num_clients,
         asks=algorithm.select.asks,

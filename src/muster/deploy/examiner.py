@@ -126,6 +126,7 @@ def _prepared(path: Path) -> tuple[Any, dict[str, Any]]:
     from muster.data.store import prepare
     from muster.job import check_population, load_job
     from muster.learn.crew import Inline
+    from muster.learn.device import choose_device
     from muster.learn.learners import choose_backend, make_learner
     from muster.learn.trainer import Folding, Trainer
 
@@ -133,9 +134,8 @@ def _prepared(path: Path) -> tuple[Any, dict[str, Any]]:
     data = prepare(job.data, job.seed_of("data"))
     check_population(job, data.num_clients)
     backend, local = choose_backend(job.engine.backend, job.model), job.algorithm.local
-    learner = make_learner(
-        backend, job.model, job.task, data.facts, local, local.work(job.train), job.engine.numerics
-    )
+    numerics = job.engine.numerics.on(choose_device(job.engine.device, job.engine.backend, job.model))
+    learner = make_learner(backend, job.model, job.task, data.facts, local, local.work(job.train), numerics)
     seed, sample = job.seed_of("training"), job.track.evaluate_sample
     folding = Folding(job.algorithm.combine, 1.0, 0, seed, local, attack=job.attack)
     crew = Inline(Trainer(learner, data, folding, FixedPointSum(0, 0)), sample)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from muster.core.errors import UserError
 from muster.core.examples import Examples
 from muster.core.tables import TASK, rows
 from muster.core.work import Steps
+from muster.learn.device import ALLOWED, DEVICES, choose_device
 from muster.net.client import Client, Say, Task
 from muster.net.wire import Route
 from muster.track.folder import to_stderr
@@ -32,6 +34,7 @@ def join(
     home: Path | None = None,
     allow_code: bool = False,
     step_secs: float = 0.0,
+    device: str = "cpu",
     say: Say = to_stderr,
 ) -> dict[str, Any]:
     """Takes part in a run to its end.
@@ -43,6 +46,7 @@ def join(
         home: Where lasting state is kept; None: in memory only.
         allow_code: Whether Python files of this machine that the job names may be run.
         step_secs: A step takes so long at least: for experiments with slow clients.
+        device: What torch computes on: cpu, cuda, cuda:N or auto.
         say: Told what the user should know.
 
     Returns:
@@ -53,6 +57,8 @@ def join(
         UserError: The server refuses, the data does not fit, ...
 
     """
+    if not DEVICES.fullmatch(device):
+        raise UserError(f"--device is {device!r}, but must be {ALLOWED}")
     examples = None if data is None else local_examples(data, door.name)
     member = Client(open_link(door, say), door.name, -1 if examples is None else len(examples), say)
     member.step_secs, num, lasting = step_secs, 0, Lasting(home)
@@ -68,7 +74,10 @@ def join(
         if train:
             work = own(train, member, examples, lasting, allow_code)
         else:
-            work = learnt(member, errands.read(member.recipe, allow_code), examples, lasting)
+            errand = errands.read(member.recipe, allow_code)
+            device = choose_device(device, errand.backend, errand.model)
+            errand = replace(errand, numerics=errand.numerics.on(device))
+            work = learnt(member, errand, examples, lasting)
         for task in member:
             _done(work, task, say)
             num += 1

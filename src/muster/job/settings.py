@@ -15,6 +15,7 @@ from muster.core.work import Work
 from muster.data.dataset import DataSet
 from muster.devices.clocks import Clock
 from muster.devices.devices import Devices
+from muster.learn.device import ALLOWED, DEVICES
 from muster.learn.numerics import Gradients, Layout, Numerics, Precision
 from muster.models.model import Model
 from muster.net.settings import Deploy
@@ -43,7 +44,11 @@ class Engine(Part):
     """In torch: how images lie in memory between layers. `auto`: channels last where a model has max-pooling
     layers, which are several times as fast so."""
     precision: Precision = "float32"
-    """In torch: of the products in training. Models, updates and evaluation are float32 in any case."""
+    """In torch: of the products in training; tf32 is of NVIDIA GPUs. Models, updates and evaluation stay
+    float32."""
+    device: str = "cpu"
+    """In torch: cpu, cuda (all GPUs: worker i is on cuda:i), cuda:N for one of them, or auto, a GPU where
+    there is one. The machine then decides about the last digits, so it is never chosen unasked."""
     workers: int | Literal["auto"] = "auto"
     """Processes that train clients side by side; the result is the same for any number of them."""
     max_worker_mb: int | Literal["auto"] = "auto"
@@ -56,6 +61,8 @@ class Engine(Part):
         self.check_choice("gradients", get_args(Gradients))
         self.check_choice("layout", get_args(Layout))
         self.check_choice("precision", get_args(Precision))
+        if not isinstance(self.device, str) or not DEVICES.fullmatch(self.device):
+            raise FieldError("engine", "device", self.device, ALLOWED)
         for name in ("chunk", "workers", "max_worker_mb"):
             value = getattr(self, name)
             if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -64,7 +71,7 @@ class Engine(Part):
     @property
     def numerics(self) -> Numerics:
         """What is asked for of what changes rounding."""
-        return Numerics(self.gradients, self.layout, self.precision)
+        return Numerics(self.gradients, self.layout, self.precision, self.device)
 
     def with_numerics(self, numerics: Numerics) -> Engine:
         """The same with what was chosen of it."""

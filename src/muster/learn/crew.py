@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from muster.core.sums import FixedPointSum
 from muster.core.tables import MEASURED, Ids, Table, rows
 from muster.data.federated import FederatedData
 
+from .device import device_of
 from .learner import Scores, Sent
 from .learners import make_learner
 from .numerics import Numerics
@@ -57,6 +58,11 @@ class Recipe:
     """Test examples that are evaluated; 0: all."""
     share: int = 0
     """Test examples of each client, where clients are evaluated one by one."""
+
+    def of(self, worker: int) -> Recipe:
+        """That of one worker of several: its device."""
+        device = device_of(self.numerics.device, worker)
+        return replace(self, numerics=self.numerics.on(device))
 
     def trainer(self, total: Any = None, watch: Stopwatch | None = None) -> Trainer:
         """A trainer of its own, summing into `total` (i64[U · size]) if it is given."""

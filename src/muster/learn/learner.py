@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Mapping, Protocol, Sequence, TypeAlias
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from muster.core.examples import Examples
 from muster.core.params import ParamSpec, Vector
+from muster.core.sums import FixedPointSum
 from muster.core.work import Steps
 
 from .numerics import Numerics
@@ -91,6 +93,18 @@ class Learner(Protocol):
     def scores(self, params: Vector, examples: Examples) -> Scores:
         """How the model `params` does on each of `examples`: `loss`, and the task's metrics."""
         ...
+
+    def place(self, data: Any) -> Any:
+        """The data of a `FederatedData` where the learner trains: as it is, unless that is another device."""
+        return data
+
+    def holding(self) -> AbstractContextManager[None]:
+        """Within it nobody writes to what clients are sent."""
+        return nullcontext()
+
+    def summing(self, total: FixedPointSum) -> Any:
+        """Who gates and adds updates where they are trained, into `total`; None: the host does."""
+        return None
 
     def evaluate(self, params: Vector, examples: Examples) -> dict[str, float]:
         """Means over all `examples` (at least one) of the model's `scores`."""

@@ -156,7 +156,8 @@ def make_learner(
         _check_fits(model, facts)
     if backend != "torch" and numerics.of_torch:
         raise UserError(
-            "engine.gradients fused and factored, engine.layout channels_last and engine.precision bfloat16 "
+            "engine.gradients fused and factored, engine.layout channels_last, engine.precision bfloat16 and "
+            "engine.device other than cpu "
             f"are for backend torch, but this is {backend}; use engine.backend=torch, or leave them out"
         )
     if backend != "torch":
@@ -173,6 +174,10 @@ def make_learner(
         from .torch_cohort import TorchCohort
 
         return TorchCohort(model, task, facts, local, work, numerics)
+    if numerics.device != "cpu":
+        from .device_learner import DeviceLearner
+
+        return DeviceLearner(model, task, facts, local, work, numerics)
     from .torch_learner import TorchLearner
 
     return TorchLearner(model, task, facts, local, work, numerics)

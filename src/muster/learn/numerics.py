@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 Gradients: TypeAlias = Literal["auto", "plain", "fused", "factored"]
@@ -10,8 +10,8 @@ Gradients: TypeAlias = Literal["auto", "plain", "fused", "factored"]
 them; `factored`: fused, and those of wide linear layers kept as factors. `auto`: the last that can be."""
 Layout: TypeAlias = Literal["auto", "channels_first", "channels_last"]
 """How images lie in memory between layers. `auto`: channels last where a model pools (`nn.MaxPool2d`)."""
-Precision: TypeAlias = Literal["float32", "bfloat16"]
-"""Of the products in training; models, updates and evaluation are float32."""
+Precision: TypeAlias = Literal["float32", "bfloat16", "tf32"]
+"""Of the products in training; models, updates and evaluation are float32. `tf32` is of NVIDIA GPUs."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,19 @@ class Numerics:
     gradients: Gradients = "plain"
     layout: Layout = "channels_first"
     precision: Precision = "float32"
+    device: str = "cpu"
+    """As torch calls it: cpu, cuda or cuda:N. Another device sums in another order."""
 
     @property
     def of_torch(self) -> bool:
         """Whether only torch can do what is asked for."""
         rounded = self.gradients in ("fused", "factored") or self.precision != "float32"
-        return rounded or self.layout == "channels_last"
+        return rounded or self.layout == "channels_last" or self.device != "cpu"
+
+    def on(self, device: str) -> Numerics:
+        """The same on a machine that computes on `device`; what only GPUs can do stays theirs."""
+        apart = device == "cpu" and self.precision == "tf32"
+        return replace(self, device=device, precision="float32" if apart else self.precision)
 
     def said(self) -> tuple[str, ...]:
         """What a run tells of them."""
@@ -35,4 +42,6 @@ class Numerics:
             told.append(f"layout: {self.layout}")
         if self.precision != "float32":
             told.append(f"precision: {self.precision}")
+        if self.device != "cpu":
+            told.append(f"device: {self.device}")
         return tuple(told)

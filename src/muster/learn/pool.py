@@ -81,7 +81,8 @@ class Slot:
     """A place for a worker: the sum stays, processes come and go."""
 
     def __init__(self, number: int, recipe: Recipe, size: int) -> None:
-        self.number, self._recipe, self._chunk = number, dumps(recipe), max(recipe.chunk, 1)
+        self.number, self._chunk = number, max(recipe.chunk, 1)
+        self._recipe = dumps(recipe.of(number))
         self.sum = Sum(size)
         self.waiting: list[Job] = []
         """What is in the sum and has not been taken over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,11 +28,8 @@ from .descent import descend, to_arrays
 from .fused import Fused, steps_along, wide_layers
 from .layout import pools, turn
 from .learner import Learner, Matrix, Scores, Sent, Trained
-from .numerics import Gradients, Numerics
-from .torch_module import FlatModule, build, lone_example, named_floats, seeded
-
-EVALUATION_BATCH = 100
-"""Examples that go through the model at once in evaluation: activations of more fall out of the cache."""
+from .numerics import Gradients, Layout, Numerics
+from .torch_module import CPU, FlatModule, build, host, lone_example, named_floats, seeded
 
 
 class TorchLearner(Learner):
@@ -45,6 +43,9 @@ class TorchLearner(Learner):
         UserError: The model cannot be built, is not float32, or does not fit the task and the data.
     """
 
+    evaluation_batch = 100
+    """Examples that go through the model at once in evaluation: activations of more fall out of the cache."""
+
     def __init__(
         self,
         model: Model,
@@ -55,32 +56,51 @@ class TorchLearner(Learner):
         numerics: Numerics = Numerics(),
     ) -> None:
         torch.set_num_threads(1)  # a worker per core is faster, and the same bits on every machine size
+        self._device = torch.device(numerics.device)
         self._model, self._task, self._facts, self._local, self._work = model, task, facts, local, work
         if isinstance(local, OwnClient) and numerics.precision != "float32":
             raise UserError(
                 f"engine.precision is {numerics.precision}, but must be float32 where a client of your own "
                 "trains: it says itself what it computes in"
             )
-        gradients = numerics.gradients
+        if self._device == CPU and numerics.precision == "tf32":
+            raise UserError(
+                "engine.precision is tf32, which NVIDIA GPUs have, but engine.device is cpu; use float32 or "
+                "bfloat16, or engine.device=cuda"
+            )
+        gradients = self._gradients(numerics)
         along = gradients != "plain" and not isinstance(local, OwnClient) and steps_along(local)
-        self._flat = FlatModule(build(model, task, facts, 0), graded=not along)
+        self._flat = FlatModule(build(model, task, facts, 0), not along, self._device)
         self.spec = self._flat.spec
-        last = numerics.layout == "channels_last" or (numerics.layout == "auto" and pools(self._flat.module))
+        last = numerics.layout == "channels_last" or (numerics.layout == "auto" and self._turns(numerics))
         if last:
             turn(self._flat.module)
         layers = []
         if along and gradients != "fused":
-            blank = torch.from_numpy(task.blank(facts, 2))
+            blank = torch.from_numpy(task.blank(facts, 2)).to(self._device)
             layers = wide_layers(self._flat.module, blank, work.batch_size)
         self._fused = Fused(self._flat, layers) if along else None
         made: Gradients = "factored" if layers else "fused" if along else "plain"
-        self.numerics = Numerics(made, "channels_last" if last else "channels_first", numerics.precision)
+        layout: Layout = "channels_last" if last else "channels_first"
+        self.numerics = replace(numerics, gradients=made, layout=layout)
         if gradients not in ("auto", made):
             raise UserError(
                 f"engine.gradients is {gradients}, but must be auto or {made}: fused steps are for "
                 "SGD without momentum or weight decay, and factors besides for models with linear layers "
                 "that are wide beside train.batch_size"
             )
+
+    def _gradients(self, numerics: Numerics) -> Gradients:
+        """What is asked for of gradients, where another device has a rule of its own."""
+        return numerics.gradients
+
+    def _turns(self, numerics: Numerics) -> bool:
+        """Whether images lie channels last if the job leaves it to us."""
+        return pools(self._flat.module)
+
+    def _load(self, params: Vector) -> None:
+        """Sets the working model."""
+        self._flat.load(params)
 
     def initial(self, seed: int) -> Vector:
         """The untrained model, f32[spec.size]; depends on the seed only."""
@@ -139,22 +159,24 @@ class TorchLearner(Learner):
 
     def scores(self, params: Vector, examples: Examples) -> Scores:
         """One batch after another, whose size changes rounding only."""
-        self._flat.load(params)
-        module = self._flat.module.eval()
+        self._load(params)
+        module, size = self._flat.module.eval(), self.evaluation_batch
         found: dict[str, list[Tensor]] = {}
-        with torch.no_grad(), seeded(0):
-            for start in range(0, len(examples), EVALUATION_BATCH):
-                inputs, targets = self._tensors(examples, slice(start, start + EVALUATION_BATCH))
+        with torch.no_grad(), seeded(0, self._device):
+            for start in range(0, len(examples), size):
+                inputs, targets = self._tensors(examples, slice(start, start + size))
                 outputs = module(inputs)
                 each = {"loss": self._task.torch_loss(outputs, targets)}
                 for name, values in (each | self._task.torch_metrics(outputs, targets)).items():
                     found.setdefault(name, []).append(values)
-        return {name: torch.cat(parts).double().numpy() for name, parts in found.items()}
+        return {name: host(torch.cat(parts).double()) for name, parts in found.items()}
 
     def _loss(self, examples: Examples, index: npt.NDArray[np.int64]) -> Tensor:
-        inputs, targets = self._tensors(examples, index)
+        return self._loss_of(*self._tensors(examples, index))
+
+    def _loss_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
         module, norms = self._flat.module, self._flat.norms
-        if len(index) > 1 or not norms:
+        if len(targets) > 1 or not norms:
             return self._task.torch_loss(module(inputs), targets)
         with lone_example(norms):
             return self._task.torch_loss(module(inputs), targets)
@@ -173,19 +195,19 @@ class TorchLearner(Learner):
         delta: Vector,
         kept: Mapping[str, Any] | None,
     ) -> Trained:
-        self._flat.load(sent)
+        self._load(sent)
         module = copy.deepcopy(self._flat.module).train()  # users may freeze, hook or replace what they like
         for parameter in module.parameters():
             parameter.grad = None
-        arrays = {name: tensor.detach().numpy() for name, tensor, _ in named_floats(module)}
+        arrays = {name: host(tensor) for name, tensor, _ in named_floats(module)}
 
         def named(result: object) -> Mapping[str, npt.ArrayLike] | None:
             if not isinstance(result, torch.nn.Module):
                 return None
             tensors = {**dict(result.named_parameters()), **dict(result.named_buffers())}
-            return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+            return {name: host(tensor) for name, tensor in tensors.items()}
 
-        with seeded(int(rng.integers(2**63))):
+        with seeded(int(rng.integers(2**63)), self._device):
             data = ClientData(*self._tensors(examples, slice(0, len(examples))))
             done = run_client(local, self._work, data, module, rng, kept)
         done.write_delta(self.spec, sent, arrays, named, delta)

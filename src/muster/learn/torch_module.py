@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -17,16 +19,33 @@ from muster.models.model import Model
 from muster.models.own import called
 from muster.tasks.task import Task
 
+CPU = torch.device("cpu")
+
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within it torch draws from `seed` (0 <= seed < 2^63); the caller's generator is left as it was."""
-    state = torch.get_rng_state()
+def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
+    """Within it torch draws from `seed` (0 <= seed < 2^63), on a GPU too if it is the device.
+
+    The caller's generators are left as they were.
+    """
+    gpu = device.type == "cuda"
+    state, there = torch.get_rng_state(), torch.cuda.get_rng_state(device) if gpu else None
     torch.default_generator.manual_seed(seed)
+    if gpu:
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
     try:
         yield
     finally:
         torch.set_rng_state(state)
+        if there is not None:
+            torch.cuda.set_rng_state(there, device)
+
+
+def host(tensor: Tensor) -> npt.NDArray[Any]:
+    """What lies on a device as a NumPy array: waits for it, and copies it from anywhere but the CPU."""
+    array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
+    return array
 
 
 @contextmanager
@@ -137,16 +156,18 @@ class FlatModule:
 
     `vector` f32[spec.size] and `gradient` f32[spec.trained] are torch tensors; `array` is `vector` as NumPy.
     Without `graded` gradients are where torch puts them, and `gradient` stands in as f32[1].
+    All of it lies on `device`; on another than the CPU `array` is empty.
     What does not travel (integer buffers such as BatchNorm's count of batches) begins anew for each client.
     """
 
-    def __init__(self, module: nn.Module, graded: bool = True) -> None:
+    def __init__(self, module: nn.Module, graded: bool = True, device: torch.device = CPU) -> None:
+        module.to(device)
         listed = list(named_floats(module))
         self.module = module
         self.spec = ParamSpec.of((name, tuple(tensor.shape), kind) for name, tensor, kind in listed)
-        self.vector = torch.zeros(self.spec.size)
-        self.gradient = torch.zeros(self.spec.trained if graded else 1)
-        self.array: Vector = self.vector.numpy()
+        self.vector = torch.zeros(self.spec.size, device=device)
+        self.gradient = torch.zeros(self.spec.trained if graded else 1, device=device)
+        self.array: Vector = self.vector.numpy() if device == CPU else np.zeros(0, np.float32)
         self.norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
         views, tensors = self.spec.views(self.vector), {name: tensor for name, tensor, _ in listed}
         for name, tensor in tensors.items():
@@ -160,9 +181,15 @@ class FlatModule:
         self._places = [(*_place(module, name), buffer) for name, buffer in buffers]
         self._passing = [(buffer, buffer.clone()) for name, buffer in buffers if name not in tensors]
 
-    def load(self, sent: Vector) -> None:
-        """Sets the module to the model `sent`, f32[size], and forgets all else of the last client."""
-        np.copyto(self.array, sent)
+    def load(self, sent: Vector | Tensor) -> None:
+        """Sets the module to the model `sent`, f32[size], and forgets all else of the last client.
+
+        It is a tensor there where the module lies on another device than the CPU.
+        """
+        if isinstance(sent, Tensor):
+            self.vector.copy_(sent)
+        else:
+            np.copyto(self.array, sent)
         for buffer, initial in self._passing:
             buffer.copy_(initial)
         for owner, leaf, buffer in self._places:

@@ -13,15 +13,16 @@ import numpy.typing as npt
 
 from muster.core.algorithm import Combine, Local, Vectors
 from muster.core.errors import MusterError, TrainingError
+from muster.core.examples import Examples
 from muster.core.randomness import Rekeyed, rng
 from muster.core.store import decode
 from muster.core.sums import FixedPointSum
-from muster.core.tables import MEASURED, REPORT, Table, rows
+from muster.core.tables import MEASURED, REPORT, Ids, Table, rows
 from muster.data.federated import FederatedData
 from muster.uploads.attack import Attack
 from muster.uploads.compress import Compress
 
-from .gate import gate, norms
+from .gate import gate, judged, norms
 from .learner import CohortLearner, Learner, Matrix, Sent, Stack, Together
 from .spill import Spill
 from .states import ABOUT, UNSENT, Learnt, State, prefix, stacked
@@ -35,6 +36,8 @@ MEASURED_IN_TRAINING = ("num_steps", "loss", "loss_sq_mean")
 
 ROOM_BYTES = 1 << 20
 """Small updates are folded together, so many bytes at once; it changes no bit."""
+ROOM_BYTES_THERE = 256 << 20
+"""The same on a GPU, where each fold is waited for."""
 
 
 @dataclass(frozen=True)
@@ -133,22 +136,44 @@ class Trainer:
 
         """
         reports, new = rows(REPORT, len(tasks)), dict[int, bytes]()
-        for start in range(0, len(tasks), self.room):
-            part = slice(start, start + self.room)
-            at[0] = start
-            done, up, states = self.trained(tasks[part], sent, kept, at)
-            told = self.fold(tasks[part], staleness[part], done, up, states, now)
-            reports[part] = told
-            new |= self.encoded(tasks[part], states, told["refused"].tolist())
+        with self.learner.holding():
+            for start in range(0, len(tasks), self.room):
+                part = slice(start, start + self.room)
+                at[0] = start
+                up = self.rows_of_up(len(tasks[part]), self.there)
+                done, states = self.trained(tasks[part], sent, kept, at, up)
+                told = self.fold(tasks[part], staleness[part], done, up, states, now)
+                reports[part] = told
+                new |= self.encoded(tasks[part], states, told["refused"].tolist())
+        if self.there is not None:
+            self.there.bring()
         return reports, new
+
+    @cached_property
+    def there(self) -> Any:
+        """Who gates and adds updates on the learner's own device, if nothing but the gate looks at them."""
+        folding = self.folding
+        seen = folding.attack is not None or folding.compress is not None or len(self.personal) > 0
+        shifts = type(folding.combine).shift is not Combine.shift
+        return None if seen or shifts or folding.combine.needs_all else self.learner.summing(self.total)
+
+    @cached_property
+    def near(self) -> FederatedData:
+        """The data, where the learner trains."""
+        near: FederatedData = self.learner.place(self.data)
+        return near
 
     @cached_property
     def room(self) -> int:
         """Tasks whose updates are in memory at once: a chunk; else as many as fit ROOM_BYTES."""
-        return self.chunk or max(ROOM_BYTES // max(self.up[0].nbytes, 1), 1)
+        room = ROOM_BYTES if self.there is None else ROOM_BYTES_THERE
+        return self.chunk or max(room // max(self.up[0].nbytes, 1), 1)
 
-    def rows_of_up(self, count: int) -> Stack:
-        """The first rows of `up`, which grows if need be."""
+    def rows_of_up(self, count: int, there: Any = None) -> Stack:
+        """The first rows of `up`, which grows if need be; `there`, as many of its own."""
+        if there is not None:
+            up: Stack = there.rows(count, *self.up.shape[1:])
+            return up
         if len(self.up) < count:
             self.up = np.zeros((count, *self.up.shape[1:]), np.float32)
         return self.up[:count]
@@ -179,26 +204,26 @@ class Trainer:
         return states
 
     def trained(
-        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes], at: npt.NDArray[np.int64]
-    ) -> tuple[Together, Stack, list[State]]:
-        """Trains TASK rows into the first rows of `up`, which are returned; see `train`."""
+        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes], at: Ids, up: Stack
+    ) -> tuple[Together, list[State]]:
+        """Trains TASK rows into `up`, f32[K, U, size]; see `train`."""
         if self.chunk > 0:
-            return self.trained_together(tasks, sent, kept)
-        return self.trained_one_by_one(tasks, sent, kept, at)
+            return self.trained_together(tasks, sent, kept, up)
+        return self.trained_one_by_one(tasks, sent, kept, at, up)
 
     def trained_one_by_one(
-        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes], at: npt.NDArray[np.int64]
-    ) -> tuple[Together, Stack, list[State]]:
+        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes], at: Ids, up: Stack
+    ) -> tuple[Together, list[State]]:
         """`trained`, one after another; `at` is told which."""
         clients, attempts, first = tasks["client"].tolist(), tasks["attempt"].tolist(), int(at[0])
         states = self.starts(clients, tasks["version"].tolist(), sent, kept)
-        up, measured = self.rows_of_up(len(tasks)), []
+        measured = []
         keeps = len(self.personal) > 0 or self.folding.local.keeps
         for i, (state, steps) in enumerate(zip(states, tasks["steps"].tolist(), strict=True)):
             at[0] = first + i
             try:
                 (draw,) = self.draws(clients[i : i + 1], attempts[i : i + 1])
-                examples = self.uploads.examples(clients[i], attempts[i])
+                examples = self.examples(clients[i], attempts[i])
                 done = self.learner.train(state.received, examples, draw, up[i], state.mine, steps)
                 if keeps or done.kept is not None:
                     state.lasting = self.lasting(done.num_steps, done.kept, state.received, up[i], state.mine)
@@ -208,7 +233,13 @@ class Trainer:
                 raise self.failed(tasks[i], error) from error
             measured.append((done.num_steps, done.loss, done.loss_sq_mean))
         counts, loss, squared = zip(*measured, strict=True)
-        return Together(np.array(counts), np.array(loss), np.array(squared), ()), up, states
+        return Together(np.array(counts), np.array(loss), np.array(squared), ()), states
+
+    def examples(self, client: int, attempt: int) -> Examples:
+        """What a client trains on."""
+        if self.folding.attack is None:
+            return self.near.client(client)
+        return self.uploads.examples(client, attempt)
 
     def encoded(self, tasks: Table, states: Sequence[State], refused: Sequence[int]) -> dict[int, bytes]:
         """The clients' new lasting states, of those that have one to be kept.
@@ -233,13 +264,13 @@ class Trainer:
         return TrainingError(f"training failed at {where}: {type(error).__name__}: {error}")
 
     def trained_together(
-        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes]
-    ) -> tuple[Together, Stack, list[State]]:
+        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes], up: Stack
+    ) -> tuple[Together, list[State]]:
         """`trained`, as one cohort."""
         learner: CohortLearner = self.learner  # type: ignore[assignment]
-        clients, up = tasks["client"].tolist(), self.rows_of_up(len(tasks))
+        clients = tasks["client"].tolist()
         states = self.starts(clients, tasks["version"].tolist(), sent, kept)
-        examples, owned = self.data.clients(clients)
+        examples, owned = self.near.clients(clients)
         draws = self.draws(clients, tasks["attempt"].tolist())
         vectors = stacked([state.received for state in states])
         steps = tasks["steps"].astype(np.int64)
@@ -258,14 +289,15 @@ class Trainer:
                 state.lasting = self.lasting(
                     int(done.num_steps[i]), done.kept[i], state.received, up[i], state.mine
                 )
-        return done, up, states
+        return done, states
 
     def learn(self, tasks: Table, sent: Mapping[int, Sent], at: npt.NDArray[np.int64]) -> list[Learnt]:
         """Trains TASK rows as `train` does; nothing is folded or kept of clients."""
         learnt: list[Learnt] = []
         for start in range(0, len(tasks), self.room):
             at[0], part = start, tasks[start : start + self.room]
-            done, up, _ = self.trained(part, sent, {}, at)
+            up = self.rows_of_up(len(part))
+            done, _ = self.trained(part, sent, {}, at, up)
             of = part["version"].tolist()
             learnt += [Learnt(of[i], vectors.copy(), *done.of(i)) for i, vectors in enumerate(up)]
         return learnt
@@ -371,7 +403,11 @@ class Trainer:
             loss_before=self.losses_before(tasks, states),
             a_norm=[local.worth(count) for count in done.num_steps.tolist()],
         )
-        self.gather(reports, up, states, now)
+        where: Any = up
+        if isinstance(where, np.ndarray):
+            self.gather(reports, up, states, now)
+        else:
+            self.gather_there(reports, where)
         return reports
 
     def gather(self, reports: Table, up: Stack, states: Sequence[State], now: Sent) -> None:
@@ -407,6 +443,15 @@ class Trainer:
                 rest.reshape(len(rest), -1), weights if every else weights[good], float(largest[good].max())
             )
 
+    def gather_there(self, reports: Table, up: Any) -> None:
+        """`gather` of updates that lie on the learner's own device."""
+        reports["norm"], largest = self.there.measure(up, self.learner.spec.trained)
+        weights = self.folding.combine.weights(reports) / self.folding.max_weight
+        reports["refused"] = judged(largest, weights)
+        good = np.flatnonzero(reports["refused"] == 0)
+        if len(good):
+            self.there.add_all(up if len(good) == len(up) else up[good.tolist()], weights[good])
+
     def losses_before(self, tasks: Table, states: Sequence[State]) -> npt.NDArray[np.float64]:
         """Losses of the models received, over all of each client's examples; NaN where nobody asks."""
         losses = np.full(len(tasks), np.nan)
@@ -417,7 +462,7 @@ class Trainer:
 
     def metrics(self, client: int, received: Sent) -> Mapping[str, float]:
         """Of the model received, over all of a client's examples; nothing if it has none."""
-        examples = self.data.client(client)
+        examples = self.near.client(client)
         return self.learner.evaluate(received["model"], examples) if len(examples) else {}
 
     def measure(self, task: Table, sent: Sent, kept: Mapping[str, Any] | None) -> Table:
