@@ -270,9 +270,9 @@ def test_a_deployed_run_is_not_resumed_as_a_simulation(tmp_path: Path, interrupt
     folder = RunFolder.open(there)
     plan = folder.read_plan()
     assert plan is not None
-    folder.write_plan(replace(plan, deployed=True, conf="a.yml"))
+    folder.write_plan(replace(plan, deployed="muster serve a.yml"))
     before = versions(there)
-    with pytest.raises(UserError, match=rf"deployed run; `muster serve a.yml --out {there}` goes on with it"):
+    with pytest.raises(UserError, match=r"deployed run; `muster serve a\.yml` goes on with it"):
         resume(there)
     assert versions(there) == before
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json as _json
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -50,6 +51,7 @@ def main(args: list[str] | None = None) -> None:
     """The entry point of the command; `args` default to the process's. Ends with SystemExit."""
     args = (sys.argv[1:] if args is None else args) or ["--help"]
     with _stdout_for("--json" in args) as answer:
+        answer.typed = shlex.join(["muster", *args])
         code = _code_of(args, answer)
     raise SystemExit(code)
 
@@ -74,10 +76,11 @@ def _code_of(args: list[str], answer: _Answer) -> int:
 
 
 class _Answer:
-    """What a command prints: text for people, or, with --json, one object."""
+    """What a command prints: text for people, or, with --json, one object. `typed` is the command itself."""
 
     def __init__(self, as_json: bool, out: Any) -> None:
         self.as_json, self.out = as_json, out
+        self.typed = "muster"
 
     def give(self, body: Mapping[str, Any], text: str | None = None) -> None:
         """Prints the object (only with --json) or the text."""

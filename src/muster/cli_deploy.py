@@ -67,7 +67,7 @@ def serve(
         rows = [{"check": what, "ok": fine, "said": said} for what, fine, said in found]
         context.obj.give({"status": "ok" if good else "refused", "checks": rows}, text)
         return DONE if good else 2
-    summary = serve_job(job, out, listen, json=json, conf=conf)
+    summary = serve_job(job, out, listen, json=json, conf=conf, command=context.obj.typed)
     context.obj.give(summary)
     return INTERRUPTED if summary.get("status") == "interrupted" else DONE
 
@@ -140,7 +140,16 @@ def deploy(
     job = load_job(conf, pairs or ())
     place = out or next_free(Path("runs"), job.name)
     num = local or num_clients(job) or 1
-    summary = deploy_job(job, place, num, insecure=insecure, step_secs=step_secs or (), json=json, conf=conf)
+    summary = deploy_job(
+        job,
+        place,
+        num,
+        insecure=insecure,
+        step_secs=step_secs or (),
+        json=json,
+        conf=conf,
+        command=context.obj.typed + ("" if out else f" --out {place}"),
+    )
     context.obj.give(summary)
     return INTERRUPTED if summary.get("status") == "interrupted" else DONE
 

@@ -156,8 +156,7 @@ def resume(path: Path, *, json: bool = False) -> dict[str, Any]:
         return done.to_json()
     plan = folder.read_plan()
     if plan is not None and plan.deployed:
-        conf = plan.conf or folder.path / JOB
-        raise UserError(f"{path} is a deployed run; `muster serve {conf} --out {path}` goes on with it")
+        raise UserError(f"{path} is a deployed run; `{plan.deployed}` goes on with it")
     clock_only = plan is not None and plan.clock_only
     job = load_job(folder.path / JOB)
     session = compose(job, clock_only=clock_only, store=folder.path / CLIENTS, say=console.say)

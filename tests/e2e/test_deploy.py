@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -135,3 +136,35 @@ def test_a_server_killed_by_the_system_goes_on_and_ends_in_the_same_bits(tmp_pat
     assert summary["model_sha256"] == run.summary.model_sha256
     told = [json.loads(line)["version"] for line in records.read_text().splitlines()]
     assert told == versions
+
+
+@pytest.mark.timeout(180)
+def test_ctrl_c_ends_a_local_deployment_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """It reaches every process of the terminal's foreground group, in which clients are not."""
+    (tmp_path / "job.yml").write_text(JOB.replace("{epochs: 20}", "{steps: 1}"))
+
+    def start(*args: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "muster", *args]
+        piped = subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=tmp_path, stdout=piped, stderr=piped, text=True, start_new_session=True
+        )
+
+    deployment = ("deploy", "job.yml", "--local", "2", "--out", "run")
+    slow = ("--step-secs", "0.5", "--step-secs", "0.5")
+    records = tmp_path / "run" / "records.jsonl"
+    with start(*deployment, *slow) as process:
+        until = time.monotonic() + 90
+        while not (records.exists() and records.read_bytes().count(b"\n") > 2):
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert f"  muster {' '.join((*deployment, *slow))}\n" in out and "no client" not in err
+    with start(*deployment, "--json") as process:
+        out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, out + err
+    assert json.loads(out)["rounds"] == 12
+    told = [json.loads(line)["version"] for line in records.read_text().splitlines()]
+    assert told == list(range(13))

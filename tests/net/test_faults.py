@@ -69,6 +69,16 @@ def test_1_a_client_that_dies_in_its_task_is_lost_with_its_lease_and_the_round_c
     assert list(rig.told[1].wasted_by_reason) == ["offline"]
 
 
+def test_1b_a_client_that_takes_longer_than_a_lease_to_load_is_not_lost(make: Make) -> None:
+    """Tasks wait for it from the moment it has joined, while its data and its framework come first."""
+    rig = make(job_of(rounds=1, num_clients=2, deploy={"lease_secs": 0.5, "start_with": 2}))
+    worker, other = Worker(rig, 0, start=False), Worker(rig, 1)
+    worker.client.joined = lambda: time.sleep(1.2)
+    worker.thread.start()
+    assert rig.wait() == simulated(rig.job) and not other.error
+    assert rig.told[1].num_lost == 0
+
+
 def test_2_a_slow_client_is_late_and_never_holds_a_round_beyond_its_deadline(make: Make) -> None:
     pace = {"cohort": 4, "deadline_secs": 0.5}
     rig = make(job_of(rounds=2, algorithm={"name": "fedavg", "pace": pace}))

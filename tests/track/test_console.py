@@ -205,7 +205,7 @@ def test_there_are_always_three_different_next_commands(status, clock_only):
     ("status", "first"), [("rounds", "muster report d"), ("interrupted", "muster serve a.yml --out d")]
 )
 def test_a_deployed_run_has_one_time_and_goes_on_by_serving(status, first):
-    plan = replace(PLAN, deployed=True, conf="a.yml", out=Path("d"), virtual_secs=60.0)
+    plan = replace(PLAN, deployed="muster serve a.yml --out d", out=Path("d"), virtual_secs=60.0)
     assert "virtual" not in record_line(plan, record(5)) and "wall 10.0 s" in record_line(plan, record(5))
     assert "virtual" not in "\n".join([*plan_lines(plan), *outcome_lines(plan, summary())])
     commands = next_commands(plan, summary(status))

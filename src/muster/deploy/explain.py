@@ -38,7 +38,7 @@ def explain(job: Job, listen: Listen, conf: str = "") -> tuple[RunPlan, list[str
         made.plane.close()
     job = replace(job, engine=start.engine(job.engine))
     lines = [*part_lines(made.conductor.algorithm), *_door(job, made, listen), *_settings(job.deploy)]
-    return plan(job, made, None, conf), lines
+    return plan(job, made, None, conf, deployed="muster serve"), lines
 
 
 def _door(job: Job, made: Assembly, listen: Listen) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from muster.core.errors import JobError, UserError
 from muster.job import Job, num_clients
-from muster.track.folder import to_stderr
+from muster.track.folder import JOB, to_stderr
 
 from .listen import Listen
 from .server import serve
@@ -34,6 +34,7 @@ def deploy(
     step_secs: Sequence[float] = (),
     json: bool = False,
     conf: str = "",
+    command: str = "",
 ) -> dict[str, Any]:
     """Runs a job with `num` client processes beside the server; returns the summary as JSON data.
 
@@ -45,6 +46,7 @@ def deploy(
         step_secs: The least that a step takes, by client; those beyond its end are not slowed.
         json: Keep stdout free.
         conf: The job file as the user named it.
+        command: What the user typed.
 
     Raises:
         UserError: The job cannot be run, or has another number of clients.
@@ -62,16 +64,25 @@ def deploy(
     crowd = Crowd(side, num, certs, step_secs)
     try:
         listen = Listen(port=0, certs=certs, insecure=insecure)
-        summary = serve(job, out, listen, json=json, conf=conf, ready=crowd.start, deserted=crowd.gone)
-        crowd.wait(END_SECS)
+        summary = serve(
+            job,
+            out,
+            listen,
+            json=json,
+            conf=conf,
+            command=command or f"muster deploy {out / JOB} --local {num} --out {out}",
+            ready=crowd.start,
+            deserted=crowd.gone,
+        )
+        if summary["status"] != "interrupted":
+            crowd.wait(END_SECS)
+            for line in crowd.failed():
+                to_stderr(line)
+        elif crowd.gone():
+            raise UserError(f"no client is left, so the run cannot go on: {'; '.join(crowd.failed())}")
+        return summary
     finally:
         crowd.kill()
-    if summary["status"] != "interrupted":
-        for line in crowd.failed():
-            to_stderr(line)
-    elif crowd.gone():
-        raise UserError(f"no client is left, so the run cannot go on: {'; '.join(crowd.failed())}")
-    return summary
 
 
 def _certificates(folder: Path, num: int) -> Path:
@@ -105,7 +116,12 @@ class Crowd:
                 command += ["--step-secs", str(self._step_secs[number])]
             with (logs / f"{name}.log").open("ab") as log:
                 process = subprocess.Popen(
-                    command, env={**os.environ, **threads}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                    command,
+                    env={**os.environ, **threads},
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    process_group=0,  # Ctrl-C is for the server, after which we end them
                 )
             self.processes.append(process)
 

@@ -84,6 +84,7 @@ def serve(
     *,
     json: bool = False,
     conf: str = "",
+    command: str = "",
     ready: Callable[[int], None] = lambda port: None,
     deserted: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -95,6 +96,7 @@ def serve(
         listen: Where.
         json: Keep stdout free.
         conf: The job file as the user named it.
+        command: What the user typed; without `out` it is completed by the folder that was chosen.
         ready: Told the port, once clients can join.
         deserted: Whether no client can come any more: then the run is interrupted.
 
@@ -107,6 +109,8 @@ def serve(
     """
     console = make_console(json=json)
     folder, again = _folder(job, out)
+    if out is None or not command:
+        command = f"{command or f'muster serve {folder.path / JOB}'} --out {folder.path}"
     if again and (done := folder.read_summary()) is not None and done.status != "interrupted":
         console.say(f"{folder.path} is finished ({done.status})")
         return done.to_json()
@@ -117,9 +121,9 @@ def serve(
         made, began = _assembled(job, folder.path, examiner, again, console.say)
         journal = Journal(folder.path)
         try:
-            return _conduct(
-                made.job, folder, made, journal, began, listen, console, conf, ready, deserted, again
-            )
+            version = made.conductor.state.version if again else None
+            told = plan(made.job, made, folder.path, conf, deployed=command, resumed_from=version)
+            return _conduct(made, folder, journal, began, listen, console, told, ready, deserted)
         finally:
             journal.close()
             made.plane.close()
@@ -157,20 +161,19 @@ def _folder(job: Job, out: Path | None) -> tuple[RunFolder, bool]:
 
 
 def _conduct(
-    job: Job,
-    folder: RunFolder,
     made: Assembly,
+    folder: RunFolder,
     journal: Journal,
     began: int,
     listen: Listen,
     console: Any,
-    conf: str,
+    told: RunPlan,
     ready: Callable[[int], None],
     deserted: Callable[[], bool],
-    again: bool,
 ) -> dict[str, Any]:
-    tally, version = Tally(target_of(job)), made.conductor.state.version
-    first = made.records[0].version if made.records else version + 1
+    job, again = made.job, told.resumed_from is not None
+    tally = Tally(target_of(job))
+    first = made.records[0].version if made.records else made.conductor.state.version + 1
     if again:
         folder.cut(first - 1, console.say)
         with suppress(RunFolderError):  # nothing was recorded yet
@@ -179,7 +182,7 @@ def _conduct(
     sink = FolderSink(folder, console.say)
     sinks = (console, sink, *boards(job.track.sinks, console.say))
     for each in sinks:
-        each.begin(plan(job, made, folder.path, conf, version if again else None))
+        each.begin(told)
 
     def say(line: str) -> None:
         console.say(line)
@@ -319,8 +322,8 @@ async def open_server(
     return server, service, port
 
 
-def plan(job: Job, made: Assembly, out: Path | None, conf: str, resumed_from: int | None = None) -> RunPlan:
-    """What a deployed job will do."""
+def plan(job: Job, made: Assembly, out: Path | None, conf: str, **more: Any) -> RunPlan:
+    """What a deployed job will do; `more` are further fields of the plan."""
     choices = (
         "deployed: real clients, wall-clock time",
         f"backend: {job.engine.backend}",
@@ -328,13 +331,13 @@ def plan(job: Job, made: Assembly, out: Path | None, conf: str, resumed_from: in
         *(() if made.privacy is None else (f"privacy: {made.privacy.why}",)),
     )
     num_clients = made.conductor.roster.num_clients
-    return plan_of(job, made.spec, num_clients, choices, out, conf, resumed_from=resumed_from, deployed=True)
+    return plan_of(job, made.spec, num_clients, choices, out, conf, **more)
 
 
 def summary_of(job: Job, made: Assembly, tally: Tally, interrupted: bool) -> Summary:
     """How a deployed run has ended."""
     ended = made.conductor.ended
-    status, why = "interrupted", "it was interrupted; the same command goes on with it"
+    status, why = "interrupted", "it was interrupted"
     if not interrupted and ended is not None:
         status, why = ended.status, ended.why
     sha256 = made.spec.sha256(made.plane.result)

@@ -235,6 +235,9 @@ class Client:
             reply.call_secs, reply.stall_secs, reply.retry_secs, self.link.patience.give_up_secs
         )
         self._beat_secs, self._poll_secs = reply.beat_every_secs, reply.poll_secs
+        if self._beats is None:  # from now on: loading data and a framework may take longer than a lease
+            self._beats = threading.Thread(target=self._beat, daemon=True)
+            self._beats.start()
         if first:
             self.joined()
 
@@ -254,9 +257,6 @@ class Client:
         """
         if self._caller is None:
             self.join()
-        if self._beats is None:
-            self._beats = threading.Thread(target=self._beat, daemon=True)
-            self._beats.start()
         self._working = -1
         while (raw := self._next()) is not None:
             self._working = raw.ticket

@@ -163,8 +163,7 @@ def next_commands(plan: RunPlan, summary: Summary) -> list[str]:
     report = f"muster report {folder}"
     other = "fedavg" if plan.algorithm.startswith("fedyogi") else "fedyogi"
     if summary.status == "interrupted":
-        again = f"muster serve {conf} --out {folder}" if plan.deployed else f"muster resume {folder}"
-        return [again, report, f"muster check {conf}"]
+        return [plan.deployed or f"muster resume {folder}", report, f"muster check {conf}"]
     if summary.status == "stalled":
         return [f"muster check {conf}", report, f"muster run {conf} --clock-only"]
     if plan.clock_only:

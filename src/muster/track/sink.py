@@ -37,8 +37,8 @@ class RunPlan:
     clock_only: bool = False
     surrogate: bool = False
     """Selection reads losses that come from a curve, not from training."""
-    deployed: bool = False
-    """Its clients are real, and its time is that of the wall, across restarts."""
+    deployed: str = ""
+    """The command that serves it and goes on with it; "" in a simulation. Its time is the wall's."""
     resumed_from: int | None = None
     """The version of the checkpoint from which the run goes on; None for a new run."""
 
