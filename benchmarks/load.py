@@ -4,7 +4,8 @@
 
 idle: the clients join at the same instant, then only wait for work and send heartbeats: how long admission
 takes, what share of a core the server needs, its memory, how long an answer takes.
-rounds: one synchronous round after another, and after each the same bytes to a bare gRPC server, in turn.
+rounds: one synchronous round after another, and after each the same bytes to a bare gRPC server and, where
+Flower is installed (load_flower.py says how), a round of its SuperLink with as many clients, in turn.
 memory: the server's peak for models and numbers of clients of several sizes.
 disk: updates that fill the disk (Linux and root: it mounts a tmpfs).
 Clients share processes (load_swarm.py) and do not train; they and the server share the machine's cores.
@@ -19,11 +20,12 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from load_flower import MissingError, installed, superlink
 from load_processes import HERE, Process, serving, swarm
 from marked import write_between
 
@@ -118,15 +120,21 @@ def one_round(clients: Process, server: Process) -> dict[str, Any]:
     return {**down, **up, **found}
 
 
-def rounds(clients: int, model: int, count: int) -> list[dict[str, Any]]:
-    """Rounds, and after each the same bytes to the bare server, counted and kept."""
+def rounds(clients: int, model: int, count: int, *, flower: bool) -> list[dict[str, Any]]:
+    """Rounds, and after each the same bytes to the bare server, counted and kept, and a round of Flower's.
+
+    Raises:
+        MissingError: Flower is asked for and not installed.
+    """
     told = []
     with (
+        ExitStack() as stack,
         tempfile.TemporaryDirectory(prefix="muster-load-") as folder,
         serving(clients=clients, start_with=clients, hidden=HIDDEN[model], lease=120) as (server, address),
         swarm("rounds", address, clients) as ours,
     ):
-        ours.answer()
+        size = ours.answer()["size"]
+        link = stack.enter_context(superlink(clients, size)) if flower else None
         bare = Process(HERE / "load_raw.py", folder)
         try:
             where = f"127.0.0.1:{bare.line().strip()}"
@@ -139,6 +147,7 @@ def rounds(clients: int, model: int, count: int) -> list[dict[str, Any]]:
                         if done["up_bytes"] // clients != one["up_bytes"] // clients:
                             raise SystemExit(f"the bare server has {done['up_bytes']:,} bytes")
                         one[method] = done["secs_up"]
+                one["flower"] = None if link is None else {"version": link.version, **link.round()}
                 told.append(one)
                 print({k: v for k, v in one.items() if k != "acks"}, flush=True)
         finally:
@@ -149,27 +158,42 @@ def rounds(clients: int, model: int, count: int) -> list[dict[str, Any]]:
 def told_rounds(clients: int, told: list[dict[str, Any]]) -> str:
     """The table of `rounds`: medians over the rounds."""
 
-    def median(values: Iterator[float]) -> float:
+    def median(values: Iterable[float]) -> float:
         return statistics.median(values)
 
-    whole = median(one["secs_tasks"] + one["secs_down"] + one["secs_up"] for one in told)
     lines = [
         f"| {clients} clients, {told[0]['up_bytes'] / clients / MB:.1f} MB each | s | MB/s "
         "| of Muster's time |",
         "| --- | --- | --- | --- |",
     ]
     ours = median(one["secs_up"] for one in told)
-    for name, key, size in (
-        ("all download the model", "secs_down", "down_bytes"),
-        ("all upload at once; synced, checked, folded, the next version made", "secs_up", "up_bytes"),
-        ("bare gRPC stream, bytes counted and dropped", "Count", "up_bytes"),
-        ("bare gRPC stream, written, hashed, synced", "Keep", "up_bytes"),
-    ):
-        secs = median(one[key] for one in told)
-        rate = median(one[size] / one[key] / MB for one in told)
-        part = "" if key.startswith("secs") else f"{median(one[key] / one['secs_up'] for one in told):.2f}"
+    rows = [
+        (told, "all download the model", "secs_down", "down_bytes", ""),
+        (
+            told,
+            "all upload at once; synced, checked, folded, the next version made",
+            "secs_up",
+            "up_bytes",
+            "",
+        ),
+        (told, "bare gRPC stream, bytes counted and dropped", "Count", "up_bytes", "secs_up"),
+        (told, "bare gRPC stream, written, hashed, synced", "Keep", "up_bytes", "secs_up"),
+    ]
+    if (theirs := [one["flower"] for one in told if one["flower"]]) != []:
+        name = f"Flower {theirs[0]['version']}, SuperLink"
+        rows += [
+            (theirs, f"{name}: all download the model", "secs_down", "down_bytes", "secs_down"),
+            (theirs, f"{name}: all upload at once; kept in memory", "secs_up", "up_bytes", "secs_up"),
+            (theirs, f"{name}: collected and averaged by its app too", "secs_made", "up_bytes", "secs_up"),
+        ]
+    for all_rounds, name, key, size, against in rows:
+        secs = median(one[key] for one in all_rounds)
+        rate = median(one[size] / one[key] / MB for one in all_rounds)
+        ratios = [a[key] / b[against] for a, b in zip(all_rounds, told, strict=True)] if against else []
+        part = f"{median(ratios):.2f}" if ratios else ""
         lines.append(f"| {name} | {secs:.2f} | {rate:.0f} | {part} |")
     acks = [secs for one in told for secs in one["acks"]]
+    whole = median(one["secs_tasks"] + one["secs_down"] + one["secs_up"] for one in told)
     lines += [
         "",
         f"{1 / whole:.3f} rounds a second ({len(told)} rounds, medians). Acknowledgements: median "
@@ -178,6 +202,18 @@ def told_rounds(clients: int, told: list[dict[str, Any]]) -> str:
         f"{max(one['peak'] for one in told) / MB:.0f} MB then, "
         f"{max(one['peak_down'] for one in told) / MB:.0f} MB while models went out.",
     ]
+    if theirs:
+        whole = median(one["secs_tasks"] + one["secs_down"] + one["secs_made"] for one in theirs)
+        acks = [secs for one in theirs for secs in one["acks"]]
+        lines += [
+            "",
+            f"Flower: {1 / whole:.3f} rounds a second, acknowledgements in the median after "
+            f"{quantile(acks, 0.5):.1f} s; SuperLink and app used {median(one['cpu'] for one in theirs):.1f} "
+            f"s of CPU from the first upload to the next version. The SuperLink's peak was "
+            f"{max(one['peak'] for one in theirs) / MB:.0f} MB then, "
+            f"{max(one['peak_down'] for one in theirs) / MB:.0f} MB while models went out; its app's "
+            f"{max(one['peak_app'] for one in theirs) / MB:.0f} MB.",
+        ]
     return "\n".join(lines)
 
 
@@ -273,7 +309,14 @@ def main() -> None:
         text = told_idle(found)
     elif args.part == "rounds":
         clients = args.clients or 200
-        text = told_rounds(clients, rounds(clients, args.model, args.rounds))
+        try:
+            installed()
+        except MissingError as error:
+            print(error)
+            here = False
+        else:
+            here = True
+        text = told_rounds(clients, rounds(clients, args.model, args.rounds, flower=here))
     elif args.part == "disk":
         text = disk()
     else:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 HERE = Path(__file__).resolve().parent
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -30,19 +30,69 @@ deploy: {{start_with: {start_with}, lease_secs: {lease}}}
 USUAL = {"rounds": 1000, "lease": 10, "min_start": "null"}
 
 
-class Process:
-    """A process that is spoken to in lines."""
+class Usage:
+    """What a process uses, by its id; Linux.
 
-    def __init__(self, *command: str | Path, cwd: Path | None = None) -> None:
+    Raises:
+        SystemExit: It is not there any more.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def status(self, key: str) -> int:
+        """A number of /proc/PID/status; of memory, in bytes."""
+        for line in self._read("status").splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * (1024 if line.endswith("kB") else 1)
+        raise SystemExit(f"this system does not tell {key} of process {self.pid}, or it has ended")
+
+    def cpu_secs(self) -> float:
+        """CPU time that it has used."""
+        user, system = self._read("stat").rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / TICKS
+
+    def reset_peak(self) -> None:
+        """VmHWM counts from now on."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def _read(self, name: str) -> str:
+        try:
+            return Path(f"/proc/{self.pid}/{name}").read_text()
+        except FileNotFoundError:
+            raise SystemExit(f"process {self.pid} has ended") from None
+
+
+class Process(Usage):
+    """A process that is spoken to in lines.
+
+    Args:
+        command: A script and what it is told.
+        cwd: Where it runs.
+        python: Its interpreter; None: this one.
+        env: Its environment; None: this one's, with one thread for products of matrices.
+        log: Where its errors go; None: to this one's.
+
+    """
+
+    def __init__(
+        self,
+        *command: object,
+        cwd: Path | None = None,
+        python: Path | None = None,
+        env: dict[str, str] | None = None,
+        log: IO[str] | None = None,
+    ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
+            [str(python or sys.executable), *map(str, command)],
             cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env=env or {**os.environ, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=log,
             text=True,
         )
-        self.pid = self._process.pid
+        super().__init__(self._process.pid)
 
     def ask(self, line: str) -> dict[str, Any]:
         """Writes a line and reads the answer."""
@@ -65,22 +115,6 @@ class Process:
     def answer(self) -> dict[str, Any]:
         """The next line as JSON."""
         return dict(json.loads(self.line()))
-
-    def status(self, key: str) -> int:
-        """A number of /proc/PID/status; of memory, in bytes."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * (1024 if line.endswith("kB") else 1)
-        raise SystemExit(f"this system does not tell {key} of a process")
-
-    def cpu_secs(self) -> float:
-        """CPU time that it has used."""
-        user, system = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / TICKS
-
-    def reset_peak(self) -> None:
-        """VmHWM counts from now on."""
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def close(self) -> None:
         """Ends it."""

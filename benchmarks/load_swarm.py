@@ -179,9 +179,10 @@ async def rounds(address: str, first: int, count: int) -> None:
     clients = [One(address, first + number, seen) for number in range(count)]
     await asyncio.gather(*(client.join() for client in clients))
     beats = [asyncio.create_task(client.beat()) for client in clients]
-    body = update(ParamSpec.from_json(json.loads(clients[0].joined.spec)).size)
+    size = ParamSpec.from_json(json.loads(clients[0].joined.spec)).size
+    body = update(size)
     sha256 = hashlib.sha256(body).hexdigest()
-    tell(joined=count)
+    tell(joined=count, size=size)
     while await told() == "round":
         began = time.monotonic()
         tasks = await asyncio.gather(*(client.task() for client in clients))

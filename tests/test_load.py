@@ -19,11 +19,32 @@ def test_idle_clients_are_measured(load):
 
 
 def test_a_round_is_measured_beside_a_bare_stream(load):
-    (one,) = load.rounds(clients=3, model=0, count=1)
+    (one,) = load.rounds(clients=3, model=0, count=1, flower=False)
     assert one["said"] == ["taken"] and len(one["acks"]) == 3
     assert one["up_bytes"] == one["down_bytes"]
     assert min(one["Count"], one["Keep"], one["secs_up"], one["secs_down"]) > 0
-    assert "| bare gRPC stream, written, hashed, synced |" in load.told_rounds(3, [one])
+    table = load.told_rounds(3, [one])
+    assert "| bare gRPC stream, written, hashed, synced |" in table and "Flower" not in table
+
+
+def test_flower_has_a_round_of_the_same_numbers(load):
+    try:
+        load.installed()
+    except load.MissingError as error:
+        pytest.skip(str(error))
+    (one,) = load.rounds(clients=3, model=0, count=1, flower=True)
+    theirs = one["flower"]
+    assert len(theirs["acks"]) == 3 and 0 < theirs["secs_up"] <= theirs["secs_made"]
+    assert one["up_bytes"] < theirs["up_bytes"] < one["up_bytes"] + 3 * 3000  # beside the numbers, heads
+    assert "SuperLink: all upload at once; kept in memory |" in load.told_rounds(3, [one])
+
+
+def test_where_flower_is_not_it_is_told_how_to_get_it(load, tmp_path, monkeypatch):
+    monkeypatch.setenv("MUSTER_FLOWER", str(tmp_path / "bin/python"))
+    with pytest.raises(load.MissingError, match=r"no interpreter at .*pip install flwr"):
+        load.installed()
+    with pytest.raises(load.MissingError, match="no interpreter"), load.superlink(1, 10):
+        pass
 
 
 def test_quantiles_by_hand(load):
