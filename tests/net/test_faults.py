@@ -79,6 +79,22 @@ def test_1b_a_client_that_takes_longer_than_a_lease_to_load_is_not_lost(make: Ma
     assert rig.told[1].num_lost == 0
 
 
+def test_1c_a_client_that_was_silent_while_it_waited_is_back_at_once_and_not_after_its_poll(
+    make: Make,
+) -> None:
+    rig = make(two(lease_secs=0.5, poll_secs=600.0))
+    idle, joins = rig.client(0), []
+    join, idle._beats = idle.join, threading.Thread()  # no heartbeats
+    idle.join = lambda: (joins.append(time.monotonic()), join())  # type: ignore[method-assign,assignment]
+    waits = threading.Thread(target=idle.take, daemon=True)
+    waits.start()  # for work that does not come before client-1 does
+    rig.until(lambda: len(joins) > 1)
+    assert any("client-0 was not heard of" in line for line in rig.said)
+    Worker(rig, 1)
+    waits.join(20)
+    assert not waits.is_alive(), "it has no work"
+
+
 def test_2_a_slow_client_is_late_and_never_holds_a_round_beyond_its_deadline(make: Make) -> None:
     pace = {"cohort": 4, "deadline_secs": 0.5}
     rig = make(job_of(rounds=2, algorithm={"name": "fedavg", "pace": pace}))

@@ -202,6 +202,7 @@ class Conductor:
             self.roster.seat(entry.client, entry.more)
         elif entry.kind == Kind.LEFT:
             self.roster.members[entry.client].present = False
+            self.touched.add(entry.client)  # a client that waits for work is to join again, if it is there
         elif entry.kind == Kind.ARRIVED and self.is_out(entry.client, entry.ticket):
             self.arrived[entry.ticket] = entry
             if "measured" in entry.more:

@@ -173,18 +173,23 @@ class Service:
             await context.abort(grpc.StatusCode[error.code], str(error))
 
     async def _member(self, caller: Any, context: Any, method: str) -> Member:
-        """The client that calls, if it has joined and its lease has not ended."""
+        """The client that calls, if it has joined and its lease has not ended; the lease begins anew."""
         peer = await self._peer(context, method)
+        member = await self._in_session(caller, context)
+        if peer.role != "admin" and peer.name != member.name:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this is the session of {member.name}")
+        self._hub.heard[member.client] = time.monotonic()
+        return member
+
+    async def _in_session(self, caller: Any, context: Any) -> Member:
+        """The client whose session it is, if its lease has not ended."""
         roster = self._hub.conductor.roster
         member = roster.members.get(caller.client)
         if member is None or not hmac.compare_digest(roster.session(member), caller.session):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this session is not known: join again")
         assert member is not None
-        if peer.role != "admin" and peer.name != member.name:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this is the session of {member.name}")
         if not member.present and self._hub.conductor.ended is None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the lease has ended: join again")
-        self._hub.heard[member.client] = time.monotonic()
         return member
 
     async def on_await(self, request: Any, context: Any) -> Any:
@@ -205,6 +210,7 @@ class Service:
                 return reply
             with suppress(TimeoutError):
                 await asyncio.wait_for(news.wait(), left)
+            member = await self._in_session(request.caller, context)  # it may have been lost meanwhile
 
     def _forget(self, client: int, pending: set[int]) -> None:
         """Drops outcomes that the client has heard of: it no longer asks for them."""
