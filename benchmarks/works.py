@@ -29,7 +29,7 @@ def ways(work: str) -> dict[str, list[str]]:
         found = {f"bare {way}": [BARE, way, work] for way in ("torch2", "torch")}
         return found | {f"muster, {n} workers": [MUSTER, work, "--workers", str(n)] for n in (2, 1)}
     found = {f"bare {way}": [BARE, way, work] for way in ("jax2", "jax", "vmap2", "vmap", "torch2", "torch")}
-    for backend in ("numpy", "jax"):
+    for backend in ("numba", "numpy", "jax"):
         engine = json.dumps({"backend": backend})
         for n in (2, 1):
             command = [MUSTER, work, "--engine", engine, "--workers", str(n)]

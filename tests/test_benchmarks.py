@@ -115,3 +115,13 @@ def test_esync_on_processes_cut_to_three_short_rounds(tmp_path):  # 10 s: seven 
     assert "| ESync | " in script.table({"esync": (deployed, simulated)}, 40.0)
     script.draw(dict.fromkeys(("esync", "ssgd"), (deployed, simulated)), 40.0, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba", "jax"])
+def test_a_round_of_work_b_is_taken_to_pieces(backend):
+    """Every stretch is found, whatever trains."""
+    pytest.importorskip(backend)
+    script = loaded("profile_b")
+    found = script.in_one_process(backend, 1)
+    assert list(found) == [*script.PARTS, script.REST] and min(found.values()) > 0
+    assert script.table("a", {backend: found}, True).splitlines()[-1].startswith("| **whole** | ")

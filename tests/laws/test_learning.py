@@ -138,6 +138,13 @@ def jax_cohorts():
     return JaxLearner
 
 
+def numba_cohorts():
+    pytest.importorskip("numba")
+    from muster.learn.numba_learner import NumbaLearner
+
+    return NumbaLearner
+
+
 def torch_cohorts():
     pytest.importorskip("torch")
     from muster.learn.torch_cohort import TorchCohort
@@ -145,9 +152,9 @@ def torch_cohorts():
     return TorchCohort
 
 
-@pytest.mark.parametrize("cohorts", [jax_cohorts, torch_cohorts])
+@pytest.mark.parametrize("cohorts", [numba_cohorts, jax_cohorts, torch_cohorts])
 @pytest.mark.parametrize("name", RULES)
-def test_law_8_a_cohort_in_jax_or_torch_gives_what_one_by_one_training_gives(name, cohorts):
+def test_law_8_a_cohort_of_another_backend_gives_what_one_by_one_training_gives(name, cohorts):
     """To 1e-5 of the largest coordinate, which is the bound that docs/decisions/engine.md states."""
     algorithm, together = small(name, cohort=12), cohorts()
     tasks, late = taken(range(12), [0] * 12), np.zeros(12, np.int64)

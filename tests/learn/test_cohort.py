@@ -9,7 +9,7 @@ import pytest
 from muster.algorithms.fedavg import SGD
 from muster.algorithms.scaffold import Controlled
 from muster.core.algorithm import Local
-from muster.core.randomness import rng
+from muster.core.randomness import Draws, keys, rng
 from muster.core.work import Work
 from muster.learn.cohort import (
     MOST,
@@ -25,13 +25,17 @@ from muster.tasks.classification import Classification
 from worlds.toy import FACTS, examples
 
 SIZES = (7, 0, 3, 8, 1, 4)
-ENGINES = ("numpy", "jax")
+ENGINES = ("numpy", "numba", "jax")
 
 
 def learners(name):
     if name == "numpy":
         return NumpyLearner
-    pytest.importorskip("jax")
+    pytest.importorskip(name)
+    if name == "numba":
+        from muster.learn.numba_learner import NumbaLearner
+
+        return NumbaLearner
     from muster.learn.jax_learner import JaxLearner
 
     return JaxLearner
@@ -49,12 +53,12 @@ def both(local, work, steps=(0,) * 6, kept=(None,) * 6, together="numpy"):
     alone, one_by_one = np.zeros((6, len(local.up), size), np.float32), []
     for i, own in enumerate(owned):
         part = data.slice(own.start, own.stop)
-        done = learner.train(sent, part, rng(0, "train", i), alone[i], kept[i], steps[i])
+        done = learner.train(sent, part, rng(0, "train", i, 0), alone[i], kept[i], steps[i])
         one_by_one.append(done)
     up = np.full_like(alone, 9.0)
     learner = learners(together)(MLP((5,)), Classification(), FACTS, local, work)
     rows = {name: np.broadcast_to(vector, (6, len(vector))) for name, vector in sent.items()}
-    draws = [rng(0, "train", i) for i in range(6)]
+    draws = Draws(keys(0, "train", range(6), [0] * 6))
     done = learner.train_together(rows, data, owned, draws, up, list(kept), np.array(steps))
     return (alone, one_by_one), (up, done)
 
@@ -66,8 +70,9 @@ def both(local, work, steps=(0,) * 6, kept=(None,) * 6, together="numpy"):
 @pytest.mark.parametrize(
     "local", [SGD(), SGD(momentum=0.9, weight_decay=0.1), SGD(clip_norm=0.05), Controlled()]
 )
-def test_each_client_gets_what_it_gets_alone(local, work):
-    agree(*both(local, work))
+@pytest.mark.parametrize("engine", ENGINES[:2])
+def test_each_client_gets_what_it_gets_alone(local, work, engine):
+    agree(*both(local, work, together=engine))
 
 
 def agree(sequential, together):

@@ -80,6 +80,20 @@ def test_jax_trains_cohorts_of_dense_models_where_it_is_asked_for():
         chosen(LeafCNN(), SGD(), backend="jax")
 
 
+def test_numba_trains_dense_models_where_it_is_asked_for():
+    pytest.importorskip("numba")
+    assert chosen(MLP((64,)), SGD(), backend="numba") == ("numba", "cohort", 54)
+    assert chosen(MLP((64,)), SGD(), backend="numba", mode="sequential")[:2] == ("numba", "sequential")
+    with pytest.raises(UserError, match="backend numba cannot train model leaf_cnn; it trains with torch"):
+        chosen(LeafCNN(), SGD(), backend="numba")
+
+
+def test_without_numba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(UserError, match=r"pip install 'muster-fl\[numba\]'"):
+        chosen(MLP(), SGD(), backend="numba")
+
+
 def test_without_jax(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax", None)
     with pytest.raises(UserError, match=r"pip install 'muster-fl\[jax\]'"):

@@ -9,7 +9,7 @@ from muster.algorithms.fedavg import SGD
 from muster.algorithms.scaffold import Controlled
 from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
-from muster.core.randomness import rng
+from muster.core.randomness import Draws, keys, rng
 from muster.core.work import Work
 from muster.models.convolutional import ConvNet2, LeafCNN
 from muster.models.dense import MLP
@@ -62,10 +62,10 @@ def both(learner, local, facts, steps=(0,) * 6, kept=(None,) * 6):
     for i, own in enumerate(owned):
         mine = {name: vectors[i] for name, vectors in sent.items()}
         part = examples.slice(own.start, own.stop)
-        done = learner.train(mine, part, rng(0, "train", i), alone[i], kept[i], steps[i])
+        done = learner.train(mine, part, rng(0, "train", i, 0), alone[i], kept[i], steps[i])
         one_by_one.append(done)
     up, before = np.full_like(alone, 9.0), {name: vectors.copy() for name, vectors in sent.items()}
-    draws = [rng(0, "train", i) for i in range(6)]
+    draws = Draws(keys(0, "train", range(6), [0] * 6))
     done = learner.train_together(sent, examples, owned, draws, up, list(kept), np.array(steps))
     assert all((sent[name] == vectors).all() for name, vectors in before.items())
     return (alone, one_by_one), (up, done)

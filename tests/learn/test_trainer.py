@@ -7,7 +7,7 @@ from muster.core.errors import TrainingError, UserError
 from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, Refusal, rows
-from muster.learn.gate import gate
+from muster.learn.gate import extremes, judged
 from muster.learn.states import stacked
 from muster.learn.trainer import Folding, Trainer
 from worlds.toy import SIZES, Fixed, Wander, toy_data
@@ -52,7 +52,8 @@ def train(it, task, late, kept=None):
 def test_gate(value, weight, expected):
     up = np.zeros((3, 1, 40), np.float32)
     up[1, 0, 17] = value
-    largest, refused = gate(up, np.array([0.5, weight, 1.0]))
+    largest = extremes(up[:, 0])
+    refused = judged(largest, np.array([0.5, weight, 1.0]))
     assert refused.tolist() == [Refusal.NONE, expected, Refusal.NONE]
     assert np.array_equal(largest, [0, abs(value), 0], equal_nan=True)
 

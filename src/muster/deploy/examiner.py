@@ -30,7 +30,7 @@ class Start:
 
     spec: ParamSpec
     initial: Vector
-    backend: Literal["torch", "numpy", "jax"]
+    backend: Literal["torch", "numpy", "numba", "jax"]
     data: Path
     """Folder of the prepared data."""
     numerics: Numerics

@@ -28,12 +28,13 @@ from muster.uploads.compress import Compress
 class Engine(Part):
     """What computes: the ML framework, what trains together, and how many processes."""
 
-    backend: Literal["auto", "torch", "numpy", "jax"] = "auto"
+    backend: Literal["auto", "torch", "numpy", "numba", "jax"] = "auto"
     """`auto` takes numpy for cohorts; else torch where it is installed and the model has it, else numpy."""
     mode: Literal["auto", "sequential", "cohort"] = "auto"
     """One client after another, or many as one tensor program. `auto` takes cohorts for dense models of which
     many fit into the processor's cache, if the local rule is one for clients side by side. `cohort` trains
-    any model together whose examples do not see each other: dense ones in numpy or jax, others in torch."""
+    any model together whose examples do not see each other: dense ones in numpy, numba or jax, others in
+    torch."""
     chunk: int | Literal["auto"] = "auto"
     """Clients of a cohort that train together; `auto` goes by the size of the model."""
     gradients: Gradients = "auto"
@@ -56,7 +57,7 @@ class Engine(Part):
     first chunk, and 512 MB more. The result does not change."""
 
     def __post_init__(self) -> None:
-        self.check_choice("backend", ("auto", "torch", "numpy", "jax"))
+        self.check_choice("backend", ("auto", "torch", "numpy", "numba", "jax"))
         self.check_choice("mode", ("auto", "sequential", "cohort"))
         self.check_choice("gradients", get_args(Gradients))
         self.check_choice("layout", get_args(Layout))

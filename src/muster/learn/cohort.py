@@ -72,6 +72,7 @@ def descend_together(
     kept: Sequence[Vectors | None],
     counts: npt.NDArray[np.int64],
     backward: Callable[[int, int], Any],
+    step: Callable[[Any, Vectors], tuple[Any, Vectors]] | None = None,
 ) -> tuple[Vectors, Vectors, list[tuple[int, Any]]]:
     """`descend` for K clients at once; `params` ends as the models whose differences are the deltas.
 
@@ -84,6 +85,7 @@ def descend_together(
         counts: i64[K] >= 1, descending: batches of each client.
         backward: (number of the batch, how many of the first clients) -> the losses of their examples;
             leaves the gradients of their means in the first rows.
+        step: Does what the rule's own step does with the first rows, if the gradient lies elsewhere.
 
     Returns:
         The vectors that go up beside the deltas and the lasting states, [K, n] by name; and the batch's
@@ -109,11 +111,14 @@ def descend_together(
         moved, vectors = local.enter(number, views[everyone], sent, given)
         put(moved, everyone)
         memory.put(given, vectors, everyone)
-        for step, live in enumerate(lives):
+        for batch, live in enumerate(lives):
             for _ in range(local.repeats):
-                losses.append((step, backward(step, live)))
+                losses.append((batch, backward(batch, live)))
                 given = memory.first(live)
-                moved, vectors = local.step(views[live], slopes[live], received[live], given)
+                if step is None:
+                    moved, vectors = local.step(views[live], slopes[live], received[live], given)
+                else:
+                    moved, vectors = step(views[live], given)
                 put(moved, live)
                 memory.put(given, vectors, live)
             given = memory.first(live)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
 from muster.core.sums import BLOCK, LIMIT
 from muster.core.tables import Refusal
 
-from .learner import Matrix, Stack
+Matrix: TypeAlias = npt.NDArray[np.float32]
 
 NONE, NON_FINITE, TOO_LARGE, BAD_WEIGHT = (
     np.int8(why) for why in (Refusal.NONE, Refusal.NON_FINITE, Refusal.TOO_LARGE, Refusal.BAD_WEIGHT)
@@ -32,15 +34,6 @@ def add_squares(vectors: Matrix, squares: npt.NDArray[np.float64]) -> None:
         squares += np.einsum("kp,kp->k", part, part)  # its own loop, row by row: BLAS would use threads
 
 
-def gate(up: Stack, weights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
-    """The largest coordinate of each update, and its `Refusal` (0: none).
-
-    An update may be folded if it is finite, no coordinate is beyond LIMIT, and its weight is in [0, 1].
-    """
-    largest = extremes(up.reshape(len(up), -1))
-    return largest, judged(largest, weights)
-
-
 def extremes(vectors: Matrix) -> npt.NDArray[np.float32]:
     """The largest magnitude in each row of f32[K, P]; NaN if there is a NaN in it: one pass."""
     largest = np.maximum(-vectors.min(1, initial=0.0), vectors.max(1, initial=0.0))
@@ -48,7 +41,10 @@ def extremes(vectors: Matrix) -> npt.NDArray[np.float32]:
 
 
 def judged(largest: npt.NDArray[np.float32], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int8]:
-    """What `gate` says of updates by their largest coordinates."""
+    """The `Refusal` of each update (0: none), by its largest coordinate and its weight, f64[K].
+
+    An update may be folded if it is finite, no coordinate is beyond LIMIT, and its weight is in [0, 1].
+    """
     refused = np.where((weights >= 0.0) & (weights <= 1.0), NONE, BAD_WEIGHT)
     refused = np.where(largest > LIMIT, TOO_LARGE, refused)
     return np.where(np.isfinite(largest), refused, NON_FINITE)

@@ -17,16 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.core.algorithm import Local, Vectors
-from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
-from muster.core.work import Steps, Work
+from muster.core.work import Work
 from muster.models.model import Model
 from muster.tasks.task import Task
 
-from .client import OwnClient
 from .cohort import stacked
-from .learner import Matrix, Sent, Trained
-from .numpy_learner import NumpyLearner
+from .compiled import CompiledLearner
+from .learner import Matrix
 
 if "jax" not in sys.modules:  # a learner computes on one thread; XLA reads this once
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
@@ -34,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 
-class JaxLearner(NumpyLearner):
+class JaxLearner(CompiledLearner):
     """Trains dense models of many clients as one compiled program; evaluates as `NumpyLearner` does.
 
     Raises:
@@ -42,35 +40,12 @@ class JaxLearner(NumpyLearner):
             user's own.
     """
 
+    backend = "jax"
+
     def __init__(self, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> None:
         super().__init__(model, task, facts, local, work)
-        if isinstance(local, OwnClient):
-            raise UserError("backend jax trains by local rules, not by a client of your own; use torch")
         task.jax_loss(jnp.zeros((1, facts.num_classes)), jnp.zeros(1, jnp.int32))
         self._program = jax.jit(self._clients, static_argnames="shared")
-
-    def train(
-        self,
-        sent: Sent,
-        examples: Examples,
-        rng: np.random.Generator,
-        up: Matrix,
-        kept: Vectors | None,
-        steps: int | Steps = 0,
-    ) -> Trained:
-        """Trains a cohort of one; see `Learner`.
-
-        A program cannot be asked between its steps: a task whose end is not known is trained by NumPy.
-        """
-        if isinstance(steps, Steps):
-            if steps.num_steps is None:
-                return super().train(sent, examples, rng, up, kept, steps)
-            steps.another(0)
-            steps = steps.num_steps
-        rows = {name: vector[None] for name, vector in sent.items()}
-        owned, asked = [slice(0, len(examples))], np.array([steps], np.int64)
-        done = self.train_together(rows, examples, owned, [rng], up[None], [kept], asked)
-        return Trained(int(done.num_steps[0]), float(done.loss[0]), float(done.loss_sq_mean[0]), done.kept[0])
 
     def _descended(
         self,
@@ -79,7 +54,8 @@ class JaxLearner(NumpyLearner):
         examples: Examples,
         index: npt.NDArray[np.int64],
         filled: npt.NDArray[np.int64],
-    ) -> tuple[Matrix, Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
+        delta: Matrix,
+    ) -> tuple[Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
         count, most = filled.shape
         rows, steps = _power_of_two(count), _few(most)
         index = np.pad(index, ((0, rows - count), (0, steps - most), (0, 0)))
@@ -92,11 +68,11 @@ class JaxLearner(NumpyLearner):
         done = self._program(
             sent, kept, inputs, targets.reshape(index.shape), filled.astype(np.int32), shared=shared
         )
-        delta, ups, state, losses = jax.tree.map(lambda array: np.asarray(array)[:count], done)
+        delta[:], ups, state, losses = jax.tree.map(lambda array: np.asarray(array)[:count], done)
         each = [
             (number, losses[:, number, again]) for number in range(most) for again in range(losses.shape[2])
         ]
-        return delta, ups, state, each
+        return ups, state, each
 
     def _clients(
         self, sent: Vectors, kept: Vectors, inputs: Any, targets: Any, filled: Any, *, shared: bool

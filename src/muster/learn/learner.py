@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from muster.core.examples import Examples
 from muster.core.params import ParamSpec, Vector
+from muster.core.randomness import Draws
 from muster.core.sums import FixedPointSum
 from muster.core.work import Steps
 
 from .numerics import Numerics
+from .passes import Passes
 
 Sent: TypeAlias = Mapping[str, Vector]
 Matrix: TypeAlias = npt.NDArray[np.float32]
@@ -61,6 +63,9 @@ class Learner(Protocol):
 
     numerics: Numerics
     """How it rounds."""
+
+    passes: Passes = Passes()
+    """How its updates are measured and added."""
 
     def initial(self, seed: int) -> Vector:
         """The untrained model, f32[spec.size]; depends on the seed only."""
@@ -119,7 +124,7 @@ class CohortLearner(Learner, Protocol):
         sent: Sent,
         examples: Examples,
         owned: Sequence[slice],
-        rngs: Sequence[np.random.Generator],
+        draws: Draws,
         up: Stack,
         kept: Sequence[Mapping[str, Any] | None],
         steps: npt.NDArray[np.int64],
@@ -130,7 +135,7 @@ class CohortLearner(Learner, Protocol):
             sent: As in `train`, a row for each client: f32[K, size] and f32[K, trained]. It is not changed.
             examples: Of all clients of the data set.
             owned: Which of them are each client's.
-            rngs: Each client's only randomness.
+            draws: Each client's only randomness.
             up: What goes up, f32[K, U, size].
             kept: Each client's lasting state.
             steps: i64[K], as in `train`.

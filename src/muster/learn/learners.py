@@ -19,11 +19,11 @@ from .cohort import chunk_for, chunk_for_compiled, side_by_side
 from .learner import Learner
 from .numerics import Numerics
 
-ASKED = ("auto", "torch", "numpy", "jax")
+ASKED = ("auto", "torch", "numpy", "numba", "jax")
 """What a job may ask for."""
 
 
-Backend: TypeAlias = Literal["torch", "numpy", "jax"]
+Backend: TypeAlias = Literal["torch", "numpy", "numba", "jax"]
 
 
 def choose_backend(asked: str, model: Model) -> Backend:
@@ -48,6 +48,10 @@ def choose_backend(asked: str, model: Model) -> Backend:
         raise UserError(f"model {name} needs torch, which is not installed: pip install 'muster-fl[torch]'")
     if asked == "jax" and find_spec("jax") is None:
         raise UserError("engine.backend jax needs JAX, which is not installed: pip install 'muster-fl[jax]'")
+    if asked == "numba" and find_spec("numba") is None:
+        raise UserError(
+            "engine.backend numba needs numba, which is not installed: pip install 'muster-fl[numba]'"
+        )
     return cast(Backend, asked)
 
 
@@ -166,6 +170,10 @@ def make_learner(
         from .numpy_learner import NumpyLearner
 
         return NumpyLearner(model, task, facts, local, work)
+    if backend == "numba":
+        from .numba_learner import NumbaLearner
+
+        return NumbaLearner(model, task, facts, local, work)
     if backend == "jax":
         from .jax_learner import JaxLearner
 

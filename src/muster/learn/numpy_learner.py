@@ -58,7 +58,7 @@ class NumpyLearner(TrainsTogether):
         self.spec = model.spec(facts)
         self._names = model.names(facts)
         self._params, self._gradient = self.spec.zeros(), self.spec.zeros()
-        self._stacks: tuple[Matrix, ...] = (self._params[None], self._gradient[None])
+        self._gradients = self._gradient[None]
         self._layers, self._slopes = self._views(self._params), self._views(self._gradient)
         ends = [*(e.offset for e in self.spec.entries[1:]), self.spec.size]
         between = (slice(e.offset + e.size, end) for e, end in zip(self.spec.entries, ends, strict=True))
@@ -113,8 +113,9 @@ class NumpyLearner(TrainsTogether):
         examples: Examples,
         index: npt.NDArray[np.int64],
         filled: npt.NDArray[np.int64],
-    ) -> tuple[Matrix, Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
-        params, gradient = self._room(len(index))
+        delta: Matrix,
+    ) -> tuple[Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
+        params, gradient = self._room(delta)
         np.copyto(params, received["model"])
         views: dict[int, tuple[Layers, Layers]] = {}
 
@@ -133,14 +134,18 @@ class NumpyLearner(TrainsTogether):
             ups, state, losses = descend_together(
                 self._local, params, gradient, received, before, counts, backward
             )
-            return params - received["model"], ups, state, losses
+            np.subtract(params, received["model"], out=delta)
+        return ups, state, losses
 
-    def _room(self, count: int) -> tuple[Matrix, Matrix]:
-        """Parameters and gradients of so many clients, f32[count, size]; padding between entries is 0."""
-        if len(self._stacks[0]) < count:
-            self._stacks = tuple(np.zeros((count, self.spec.size), np.float32) for _ in range(2))
-        params, gradient = self._stacks
-        return params[:count], gradient[:count]
+    def _room(self, delta: Matrix) -> tuple[Matrix, Matrix]:
+        """Parameters and gradients of clients, f32[K, size]; of the gradients the padding is 0.
+
+        Parameters lie where the deltas are to be left: half as much goes through the cache.
+        """
+        if len(self._gradients) < len(delta):
+            self._gradients = np.zeros((len(delta), self.spec.size), np.float32)
+        params = delta if delta.flags.c_contiguous else np.empty(delta.shape, np.float32)
+        return params, self._gradients[: len(delta)]
 
     def scores(self, params: Vector, examples: Examples) -> Scores:
         """One batch after another, whose size changes rounding only."""

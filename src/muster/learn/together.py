@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from muster.core.algorithm import Local, Vectors
 from muster.core.examples import Examples
+from muster.core.randomness import Draws
 from muster.core.work import Work
 
 from .descent import to_arrays
@@ -28,14 +29,14 @@ class TrainsTogether(CohortLearner):
         sent: Sent,
         examples: Examples,
         owned: Sequence[slice],
-        rngs: Sequence[np.random.Generator],
+        draws: Draws,
         up: Stack,
         kept: Sequence[Mapping[str, Any] | None],
         steps: npt.NDArray[np.int64],
     ) -> Together:
         """Trains K clients as one program; see `CohortLearner`. Clients without examples train nothing."""
-        sizes = np.array([own.stop - own.start for own in owned], np.int64)
-        counts = self._work.num_steps(sizes, steps.astype(np.int32))
+        starts, ends = np.array([(own.start, own.stop) for own in owned], np.int64).reshape(-1, 2).T
+        counts = self._work.num_steps(ends - starts, steps.astype(np.int32))
         order = np.argsort(-counts, kind="stable")
         order = order[counts[order] > 0]
         lasting: list[Mapping[str, Any] | None] = [None] * len(owned)
@@ -46,9 +47,14 @@ class TrainsTogether(CohortLearner):
             return Together(counts, means, squares, lasting)
         where = slice(len(order)) if (order == np.arange(len(order))).all() else order  # views, if it may be
         local, received = self._local, {name: vector[where] for name, vector in sent.items()}
-        index, filled = self._schedule(owned, rngs, steps, counts, order)
+        sizes, mine = (ends - starts)[order], Draws(draws.keys[order])
+        index, filled = self._schedule(sizes, mine, steps[order], counts[order])
+        index += starts[order, None, None]
         before = [kept[i] for i in order.tolist()]
-        up[where, 0], ups, state, losses = self._descended(received, before, examples, index, filled)
+        delta = up[where, 0]
+        ups, state, losses = self._descended(received, before, examples, index, filled, delta)
+        if not isinstance(where, slice):  # it is a copy then
+            up[where, 0] = delta
         for row, name in enumerate(local.up[1:], start=1):
             vectors = ups[name]
             up[where, row, : vectors.shape[-1]] = vectors
@@ -67,7 +73,8 @@ class TrainsTogether(CohortLearner):
         examples: Examples,
         index: npt.NDArray[np.int64],
         filled: npt.NDArray[np.int64],
-    ) -> tuple[Matrix, Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
+        delta: Matrix,
+    ) -> tuple[Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
         """Trains K clients, sorted by falling numbers of steps.
 
         Args:
@@ -76,37 +83,43 @@ class TrainsTogether(CohortLearner):
             examples: Of all clients.
             index: i64[K, T, B], the examples of each batch.
             filled: i64[K, T], how many of them are real; 0 after a client's last step.
+            delta: Where trained - sent is left, f32[K, size].
 
         Returns:
-            The deltas, f32[K, size]; the other vectors that go up and the lasting states, [K, n] by name; and
-            each step's number and losses, f32[<= K, B].
+            The other vectors that go up and the lasting states, [K, n] by name; and each step's number and
+            losses, f32[<= K, B].
 
         """
 
     def _schedule(
         self,
-        owned: Sequence[slice],
-        rngs: Sequence[np.random.Generator],
+        sizes: npt.NDArray[np.int64],
+        draws: Draws,
         steps: npt.NDArray[np.int64],
         counts: npt.NDArray[np.int64],
-        order: npt.NDArray[np.int64],
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The examples of each batch, i64[K, T, B], of which the first i64[K, T] are real."""
-        sizes = np.array([owned[i].stop - owned[i].start for i in order.tolist()], np.int64)
+        """The examples of each batch by number, i64[K, T, B], of which the first i64[K, T] are real."""
         size = self._work.batch_size or int(sizes.max())
         most, passes = int(counts.max()), self._work.batches_per_epoch(sizes)
-        index = np.zeros((len(order), most * size), np.int64)  # 0 fills a short batch up: its slope is zero
-        for row, i, num_examples, a_pass in zip(
-            index, order.tolist(), sizes.tolist(), passes.tolist(), strict=True
-        ):
-            at = 0
-            for shuffle in self._work.shuffles(num_examples, rngs[i], int(steps[i])):
-                row[at : at + len(shuffle)] = shuffle
-                at += a_pass * size
-        index += np.array([owned[i].start for i in order.tolist()])[:, None]
+        index = np.zeros((len(sizes), most * size), np.int64)  # 0 fills a short batch up: its slope is zero
+        self._shuffle(index, sizes, draws, steps, passes * size)
         number = np.arange(most)
         filled = np.minimum(sizes[:, None] - number % passes[:, None] * size, size)
-        return index.reshape(len(order), most, size), filled * (number < counts[order, None])
+        return index.reshape(len(sizes), most, size), filled * (number < counts[:, None])
+
+    def _shuffle(
+        self,
+        index: npt.NDArray[np.int64],
+        sizes: npt.NDArray[np.int64],
+        draws: Draws,
+        steps: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+    ) -> None:
+        """Writes the orders of each client's passes into its row of `index`, which begin every `lengths`."""
+        each = zip(index, sizes.tolist(), steps.tolist(), lengths.tolist(), strict=True)
+        for i, (row, num_examples, asked, length) in enumerate(each):
+            for number, shuffle in enumerate(self._work.shuffles(num_examples, draws[i], asked)):
+                row[number * length : number * length + len(shuffle)] = shuffle
 
 
 def _means(

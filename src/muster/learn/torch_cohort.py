@@ -79,7 +79,8 @@ class TorchCohort(TrainsTogether, TorchLearner):
         examples: Examples,
         index: npt.NDArray[np.int64],
         filled: npt.NDArray[np.int64],
-    ) -> tuple[Matrix, Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
+        delta: Matrix,
+    ) -> tuple[Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
         # in torch's own memory, whose alignment is always the same: BLAS may round otherwise
         params = torch.empty(received["model"].shape).numpy()
         np.copyto(params, received["model"])
@@ -106,7 +107,8 @@ class TorchCohort(TrainsTogether, TorchLearner):
             ups, state, losses = descend_together(
                 self._local, params[:, :trained], gradient, seen, before, counts, backward
             )
-        return params - received["model"], ups, state, losses
+        np.subtract(params, received["model"], out=delta)
+        return ups, state, losses
 
     def _backward(
         self, params: Matrix, inputs: Tensor, targets: Tensor, real: Tensor, gradient: Matrix

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from muster.core.algorithm import Combine, Local, Vectors
 from muster.core.errors import MusterError, TrainingError
 from muster.core.examples import Examples
-from muster.core.randomness import Rekeyed, rng
+from muster.core.randomness import Draws, keys, rng
 from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import MEASURED, REPORT, Ids, Table, rows
@@ -22,7 +22,7 @@ from muster.data.federated import FederatedData
 from muster.uploads.attack import Attack
 from muster.uploads.compress import Compress
 
-from .gate import gate, judged, norms
+from .gate import judged
 from .learner import CohortLearner, Learner, Matrix, Sent, Stack, Together
 from .spill import Spill
 from .states import ABOUT, UNSENT, Learnt, State, prefix, stacked
@@ -79,7 +79,6 @@ class Trainer:
     total: FixedPointSum
     chunk: int = 0
     up: Stack = field(init=False)
-    _keyed: list[Rekeyed] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.up = np.zeros((1, len(self.folding.local.up), self.learner.spec.size), np.float32)
@@ -178,12 +177,9 @@ class Trainer:
             self.up = np.zeros((count, *self.up.shape[1:]), np.float32)
         return self.up[:count]
 
-    def draws(self, clients: Sequence[int], attempts: Sequence[int]) -> list[np.random.Generator]:
+    def draws(self, tasks: Table) -> Draws:
         """Each task's only randomness."""
-        while len(self._keyed) < len(clients):
-            self._keyed.append(Rekeyed(self.folding.seed, "train"))
-        keyed = zip(self._keyed, clients, attempts, strict=False)
-        return [draw(client, attempt) for draw, client, attempt in keyed]
+        return Draws(keys(self.folding.seed, "train", tasks["client"].tolist(), tasks["attempt"].tolist()))
 
     def starts(
         self,
@@ -217,14 +213,13 @@ class Trainer:
         """`trained`, one after another; `at` is told which."""
         clients, attempts, first = tasks["client"].tolist(), tasks["attempt"].tolist(), int(at[0])
         states = self.starts(clients, tasks["version"].tolist(), sent, kept)
-        measured = []
+        draws, measured = self.draws(tasks), []
         keeps = len(self.personal) > 0 or self.folding.local.keeps
         for i, (state, steps) in enumerate(zip(states, tasks["steps"].tolist(), strict=True)):
             at[0] = first + i
             try:
-                (draw,) = self.draws(clients[i : i + 1], attempts[i : i + 1])
                 examples = self.examples(clients[i], attempts[i])
-                done = self.learner.train(state.received, examples, draw, up[i], state.mine, steps)
+                done = self.learner.train(state.received, examples, draws[i], up[i], state.mine, steps)
                 if keeps or done.kept is not None:
                     state.lasting = self.lasting(done.num_steps, done.kept, state.received, up[i], state.mine)
             except MusterError:
@@ -271,12 +266,11 @@ class Trainer:
         clients = tasks["client"].tolist()
         states = self.starts(clients, tasks["version"].tolist(), sent, kept)
         examples, owned = self.near.clients(clients)
-        draws = self.draws(clients, tasks["attempt"].tolist())
         vectors = stacked([state.received for state in states])
         steps = tasks["steps"].astype(np.int64)
         before = [state.mine for state in states]
         try:
-            done = learner.train_together(vectors, examples, owned, draws, up, before, steps)
+            done = learner.train_together(vectors, examples, owned, self.draws(tasks), up, before, steps)
         except MusterError:
             raise
         except Exception as error:
@@ -421,16 +415,18 @@ class Trainer:
 
         """
         folding, combine = self.folding, self.folding.combine
-        reports["norm"] = norms(up[:, 0, : self.learner.spec.trained])
+        passes, flat = self.learner.passes, up.reshape(len(up), -1)
+        reports["norm"] = passes.norms(up[:, 0, : self.learner.spec.trained])
         weights = combine.weights(reports) / folding.max_weight
-        largest, reports["refused"] = gate(up, weights)
+        largest = passes.extremes(flat)
+        reports["refused"] = judged(largest, weights)
         if type(combine).shift is not Combine.shift:
             for report, vectors, state in zip(reports, up, states, strict=True):
                 if not report["refused"]:
                     self.shift(report, vectors, state, now)
             refused = reports["refused"].copy()
-            largest, again = gate(up, weights)
-            reports["refused"] = np.where(refused, refused, again)
+            largest = passes.extremes(flat)
+            reports["refused"] = np.where(refused, refused, judged(largest, weights))
         good = reports["refused"] == 0
         if combine.needs_all:
             places = np.searchsorted(now["tickets"], reports["ticket"])
@@ -438,10 +434,8 @@ class Trainer:
                 self.spill.write(int(places[i]), up[i, 0])
         elif good.any():
             every = good.all()
-            rest = up if every else up[good]
-            self.total.add_all(
-                rest.reshape(len(rest), -1), weights if every else weights[good], float(largest[good].max())
-            )
+            rest, of = (flat, weights) if every else (flat[good], weights[good])
+            passes.add(self.total, rest, of, float(largest[good].max()))
 
     def gather_there(self, reports: Table, up: Any) -> None:
         """`gather` of updates that lie on the learner's own device."""

@@ -30,7 +30,7 @@ class Dense(Model):
     Layer i has the arrays `dense{i}.weight` [out, in] and `dense{i}.bias` [out], in every backend.
     """
 
-    backends: ClassVar[tuple[str, ...]] = ("numpy", "torch", "jax")
+    backends: ClassVar[tuple[str, ...]] = ("numpy", "torch", "numba", "jax")
 
     @abstractmethod
     def layers(self, facts: Facts) -> tuple[tuple[int, int], ...]:
