@@ -137,7 +137,7 @@ OTHER = {
 class Own(Model):
     """A network by its name in the tables above."""
 
-    backends: ClassVar[tuple[str, ...]] = ("torch", "numpy", "jax")
+    backends: ClassVar[tuple[str, ...]] = ("torch", "numpy", "numba", "jax")
     kind: str
 
     def torch(self, facts):
@@ -175,11 +175,10 @@ def learnt(backend, kind, **more):
     return learner.spec, sent["model"], up[0], done.loss, learner.scores(sent["model"] + up[0], data)["loss"]
 
 
-@pytest.mark.parametrize("backend", ["numpy", "jax"])
+@pytest.mark.parametrize("backend", ["numpy", "numba", "jax"])
 @pytest.mark.parametrize("kind", DENSE)
 def test_other_backends_train_them_from_the_same_bits_to_the_same_model(backend, kind):
-    if backend == "jax":
-        pytest.importorskip("jax")
+    pytest.importorskip(backend)
     spec, initial, update, loss, scores = learnt("torch", kind)
     other = learnt(backend, kind)
     assert other[0] == spec and other[1].tobytes() == initial.tobytes() and np.abs(update).max() > 1e-2

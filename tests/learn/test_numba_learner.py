@@ -59,7 +59,7 @@ class Other(Classification):
 
 
 def test_what_it_cannot_train_is_refused():
-    with pytest.raises(UserError, match="trains logistic and mlp"):
+    with pytest.raises(UserError, match="use backend torch"):
         NumbaLearner(LeafCNN(), Classification(), FACTS, SGD(), Work())
     with pytest.raises(UserError, match="task other has a loss of its own; use backend numpy"):
         NumbaLearner(MLP(), Other(), FACTS, SGD(), Work())

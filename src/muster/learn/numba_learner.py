@@ -77,10 +77,10 @@ class NumbaLearner(CompiledLearner):
                 f"backend numba knows cross-entropy, but task {task.part_name()} has a loss of its own; "
                 "use backend numpy"
             )
-        entries = {e.name: e.offset for e in self.spec.entries}
-        self._at = np.array([entries[name] for names in self._names for name in names], np.int64)
-        widths = [ins for ins, _ in model.layers(facts)]  # type: ignore[attr-defined]
-        self._dims = np.array([*widths, facts.num_classes], np.int64)
+        entries = {e.name: e for e in self.spec.entries}
+        self._at = np.array([entries[name].offset for names in self._names for name in names], np.int64)
+        shapes = [entries[weight].shape for weight, _ in self._names]
+        self._dims = np.array([shapes[0][1], *(outs for outs, _ in shapes)], np.int64)
         self._stride = _fixed_stride(local)
 
     def _shuffle(

@@ -45,8 +45,8 @@ class NumpyLearner(TrainsTogether):
     def __init__(self, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> None:
         if not isinstance(model, Dense):
             raise UserError(
-                "backends numpy and jax train dense layers with relu between them (logistic, mlp, or a "
-                f"module of your own that is no more), but {called(model)} is something else; use backend "
+                "backends numpy, numba and jax train dense layers with relu between them (logistic, mlp, or "
+                f"a module of your own that is no more), but {called(model)} is something else; use backend "
                 "torch"
             )
         if task.blank(facts, 1).dtype != np.float32:

@@ -17,7 +17,7 @@ class Model(Part):
     """The settings of a network. What depends on the data (its shape, its classes) comes from `facts`."""
 
     backends: ClassVar[tuple[str, ...]] = ("torch",)
-    """The backends that can train it: torch, numpy, jax."""
+    """The backends that can train it: torch, numpy, numba, jax."""
 
     def macs(self, facts: Facts) -> float | None:
         """Multiply-adds of one example's forward pass, by formula; None: there is none, and they are counted.

@@ -54,7 +54,7 @@ def _frozen(value: Any) -> Any:
 class OwnModel(Model):
     """The network that `Net(**settings)` builds; if `__init__` has a parameter `facts`, it is given them."""
 
-    backends: ClassVar[tuple[str, ...]] = ("torch", "numpy", "jax")
+    backends: ClassVar[tuple[str, ...]] = ("torch", "numpy", "numba", "jax")
     """torch trains it whatever it is; the others if it is dense layers with relu between them."""
 
     ref: str
