@@ -5,8 +5,10 @@
 Works A and B (see peers/workload.py) with 10 to 10,000 participants a round; A with 1,200 clients. Work D, 40
 participants of ConvNet2, in one process and in two workers, beside a loop in torch that keeps every client's
 model until all are there. One SGD step a client: more change no memory. Each setting is a run of its own
-process; data sets are prepared before. The peak is that of PSS (a page that n processes share counts 1/n),
-asked for every 20 ms, of the run's processes together. Writes a table to docs/benchmarks.md.
+process; data sets are prepared before. What counts is asked for every 20 ms, of the run's processes together:
+anonymous and shared memory by PSS (a page that n processes share counts 1/n), and the pages of files (libraries,
+data) that the process with most of them holds. By PSS these would count less while other programs on the machine
+use the same libraries. Writes a table to docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -62,34 +64,40 @@ mean = {k: sum(each[k] for each in kept) / len(kept) for k in start}
 """
 
 
-def pss(pid: int) -> int:
-    """Of a process and all that it has started, in bytes."""
-    total, waiting = 0, [pid]
+def held(pid: int) -> int:
+    """By a process and all that it has started, in bytes."""
+    own, files, waiting = 0, [0], [pid]
     while waiting:
         one = waiting.pop()
         with suppress(OSError, ProcessLookupError):  # it has ended meanwhile
-            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += 1024 * int(line.split()[1])
+            for name in ("Pss_Anon:", "Pss_Shmem:"):
+                own += _field(f"/proc/{one}/smaps_rollup", name)
+            files.append(_field(f"/proc/{one}/status", "RssFile:"))
             for task in Path(f"/proc/{one}/task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())
-    return total
+    return own + max(files)
+
+
+def _field(path: str, name: str) -> int:
+    """A field of a file of /proc in kB, as bytes; 0 of a process that is ending."""
+    lines = Path(path).read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def peak(command: list[str]) -> int:
-    """The largest PSS while a command runs."""
+    """The most that is held while a command runs."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PEERS), os.environ.get("PYTHONPATH", "")])}
     most = 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env | {"OMP_NUM_THREADS": "1"}) as process:
         while process.poll() is None:
-            most = max(most, pss(process.pid))
+            most = max(most, held(process.pid))
             time.sleep(0.02)
     assert process.returncode == 0, command
     return most
 
 
 def run(work: str, participants: int, workers: int = 1, rounds: int = 2) -> int:
-    """Peak PSS of a run."""
+    """The most that a run holds."""
     job = {
         "data": {"name": f"{PEERS}/peer_muster.py:Work", "work": work, "copies": 6 if work == "A" else 1},
         "model": MODELS[work],
@@ -116,7 +124,7 @@ def main() -> None:
         if work == "D":
             lines = shared()
         else:
-            lines = ["| participants a round | peak PSS | ratio |", "| --- | --- | --- |"]
+            lines = ["| participants a round | peak memory | ratio |", "| --- | --- | --- |"]
             peaks = {count: run(work, count) for count in SIZES[work]}
             lines += [f"| {n:,} | {v / 1e6:.1f} MB | {v / peaks[10]:.3f} |" for n, v in peaks.items()]
         print("\n".join(lines), flush=True)
@@ -128,7 +136,7 @@ def shared() -> list[str]:
     libraries = [peak([sys.executable, "-c", LIBRARIES, LIBRARIES, str(more)]) for more in (0, 2)]
     data = 200 * 134 * (28 * 28 * 4 + 8)
     lines = [
-        "| work D, 40 participants | peak PSS | beyond libraries and data, in models |",
+        "| work D, 40 participants | peak memory | beyond libraries and data, in models |",
         "| --- | --- | --- |",
     ]
     found = {

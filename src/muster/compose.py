@@ -15,7 +15,7 @@ import numpy.typing as npt
 from muster.core.errors import JobError, UserError
 from muster.core.examples import Facts
 from muster.core.ledger import Power
-from muster.core.memory import peak_rss_bytes
+from muster.core.memory import peak_rss_bytes, trim
 from muster.core.params import ParamSpec
 from muster.core.population import Population
 from muster.core.randomness import rng
@@ -99,9 +99,10 @@ class Session:
         return self.spec.sha256(self.plane.result) if self.plane else None
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Ends the workers, and gives back what training has used: charts may be drawn next."""
         if self.plane:
             self.plane.close()
+        trim(self.spec.num_bytes)
 
 
 def compose(
@@ -219,7 +220,7 @@ def compose(
     size = len(local.up) * spec.size
 
     def inline() -> Inline:
-        trainer = Trainer(learner, data, folding, FixedPointSum(size, folding.scale), chunk)
+        trainer = Trainer(learner, data, folding, FixedPointSum(size, folding.scale), chunk, True)
         return Inline(trainer, recipe.sample, recipe.share)
 
     def pool(num_workers: int) -> Pool:

@@ -2,9 +2,12 @@ import os
 import subprocess
 import sys
 
+from multiprocessing.shared_memory import SharedMemory
+
+import numpy as np
 import pytest
 
-from muster.core.memory import own_bytes, peak_rss_bytes
+from muster.core.memory import forget, own_bytes, peak_rss_bytes, trim
 
 MB = 1 << 20
 
@@ -24,3 +27,35 @@ def test_what_the_parent_held_is_not_counted():
     code = "from muster.core.memory import peak_rss_bytes; print(peak_rss_bytes())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert 4 * MB < int(told) < len(held)
+
+
+@pytest.mark.parametrize("span", [slice(0, 3), slice(1, 200_000), slice(0, 0), slice(777, 999_999)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_is_forgotten_is_zero_and_nothing_else(span, shared):
+    memory = SharedMemory(create=True, size=8_000_000) if shared else None
+    array = np.zeros(1_000_000, np.int64) if memory is None else np.ndarray(1_000_000, np.int64, memory.buf)
+    array[:] = np.arange(1, 1_000_001)
+    expected = array.copy()
+    expected[span] = 0
+    forget(array[span])
+    assert array.tobytes() == expected.tobytes()
+    if memory is not None:
+        del array
+        memory.close()
+        memory.unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere zeros are written")
+def test_pages_are_given_back():
+    array = np.ones(8 * MB, np.int64)
+    before = own_bytes()
+    forget(array)
+    assert before - own_bytes() > 60 * MB
+    held = [bytearray(b"x" * 60_000) for _ in range(1000)]
+    keeps = held[-1]
+    before = own_bytes()
+    del held  # what is freed below `keeps` stays with the C library
+    trim(1000)
+    assert before - own_bytes() < 30 * MB
+    trim(100 * MB)
+    assert before - own_bytes() > 50 * MB and keeps

@@ -35,7 +35,7 @@ def test_no_overflow_at_the_limit(cohort, sign):
     for _ in range(cohort):
         total.add(vector, 1.0)
     assert total.total.tolist() == [sign * 1024 * cohort * 2 ** scale_for(cohort), 0]
-    assert total.mean(cohort).tolist() == [sign * 1024.0, 0.0]
+    assert total.take(cohort).tolist() == [sign * 1024.0, 0.0]
 
 
 UPDATES = st.lists(
@@ -68,7 +68,7 @@ def test_no_order_and_no_split_changes_a_bit(updates, random, workers):
     for share in random.sample(shares, workers):
         merged.merge(share.total)
     assert merged.total.tolist() == whole.total.tolist()
-    assert merged.mean(2.5).tobytes() == whole.mean(2.5).tobytes()
+    assert merged.take(2.5).tobytes() == whole.take(2.5).tobytes()
 
 
 @steady
@@ -101,7 +101,7 @@ def test_the_mean_is_the_float64_mean_to_float32(cohort, size):
     exact = weights @ vectors.astype(np.float64) / weights.sum()
     # K terms half a unit of 2^-s each, plus float64's own rounding in both; then one rounding to float32.
     bound = (cohort * 2.0 ** -(scale_for(cohort) + 1) + cohort * 8 * 2.0**-52) / weights.sum()
-    error = np.abs(total.mean(float(weights.sum())).astype(np.float64) - exact)
+    error = np.abs(total.take(float(weights.sum())).astype(np.float64) - exact)
     assert (error <= bound + np.abs(exact) * 2.0**-24 + 2.0**-149).all()
 
 
@@ -111,8 +111,9 @@ def test_identical_updates_have_that_update_as_their_mean():
     for _ in range(7):
         total.add(vector, 1.0)
     # Half a unit of 2^-49 is 9e-16; only what is below a millionth could show it in float32.
-    assert total.mean(7.0)[[0, 1, 2, 4]].tolist() == vector[[0, 1, 2, 4]].tolist()
-    assert total.mean(7.0)[3] == pytest.approx(vector[3], rel=2**-23)
+    mean = total.take(7.0)
+    assert mean[[0, 1, 2, 4]].tolist() == vector[[0, 1, 2, 4]].tolist()
+    assert mean[3] == pytest.approx(vector[3], rel=2**-23)
 
 
 def test_ties_are_rounded_to_even():
@@ -128,15 +129,14 @@ def test_blocks_leave_nothing_out(size):
     total = FixedPointSum(size, scale_for(2))
     total.add(vector, 1.0)
     total.add(vector, 0.5)
-    assert total.mean(1.5).tolist() == vector.tolist()
+    assert total.take(1.5).tolist() == vector.tolist()
 
 
-def test_it_sums_into_the_array_it_is_given_and_starts_from_zero():
-    memory = np.full(3, 99, np.int64)
+def test_it_adds_to_the_array_it_is_given():
+    memory = np.array([2**48, 0, 0])
     total = FixedPointSum(3, 48, out=memory)
-    assert memory.tolist() == [0, 0, 0]
     total.add(np.array([1.0, 2.0, 4.0], np.float32), 1.0)
-    assert (memory / 2**48).tolist() == [1.0, 2.0, 4.0]
+    assert (memory / 2**48).tolist() == [2.0, 2.0, 4.0]
     total.clear()
     assert not memory.any()
 
@@ -146,3 +146,16 @@ def test_the_vector_is_not_changed():
     vector.flags.writeable = False
     FixedPointSum(2, 48).add(vector, 0.3)
     assert vector.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("size", [3, BLOCK + 1, 8 * BLOCK + 100_000])
+def test_what_was_taken_or_merged_is_zero(size):
+    vector = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    one, other = FixedPointSum(size, 48), FixedPointSum(size, 48)
+    for _ in range(2):  # pages that were given back are there again
+        one.add(vector, 1.0)
+        other.add(vector, 0.5)
+        one.merge(other.total)
+        assert not other.total.any()
+        assert one.take(1.5).tolist() == vector.tolist()
+        assert not one.total.any()

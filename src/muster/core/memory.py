@@ -1,6 +1,20 @@
-"""How much memory this process holds, as the system counts it."""
+"""How much memory this process holds, as the system counts it; and giving some of it back."""
 
 from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from functools import cache
+from typing import Any
+
+import numpy.typing as npt
+
+LEAST_BYTES = 1 << 16
+"""Of an array whose pages are worth giving back: less is written sooner than it is asked for again."""
+
+TRIMMED_BYTES = 4 << 20
+"""Of a model for which it pays: to look for free pages takes a few milliseconds."""
 
 
 def peak_rss_bytes() -> int:
@@ -32,3 +46,44 @@ def _status(field: str) -> int | None:
     except OSError:
         pass
     return None
+
+
+def forget(array: npt.NDArray[Any]) -> None:
+    """Sets a contiguous array to zero by giving its pages back, to the system and for all who share it.
+
+    They are there again when they are written to. Without Linux the zeros are written.
+    """
+    at, size = array.ctypes.data, array.nbytes
+    start, stop = -(-at // mmap.PAGESIZE) * mmap.PAGESIZE, (at + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if sys.platform != "linux" or size < LEAST_BYTES or not _given_back(start, stop - start):
+        array[...] = 0
+        return
+    first, last = (start - at) // array.itemsize, (stop - at) // array.itemsize
+    array[:first] = 0
+    array[last:] = 0
+
+
+def _given_back(start: int, size: int) -> bool:
+    """Whether the system has taken pages, of shared memory (which alone can be removed) or of our own."""
+    advise = _libc().madvise
+    return any(
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(size), how) == 0
+        for how in (mmap.MADV_REMOVE, mmap.MADV_DONTNEED)
+    )
+
+
+def trim(model_bytes: int) -> None:
+    """Gives back what the C library holds of memory that has been freed, where it is one that can.
+
+    Between two stretches of work with a model of `model_bytes`, of which each needs blocks of other sizes:
+    the one would keep what the other has freed. Of a small model nothing is done.
+    """
+    if model_bytes < TRIMMED_BYTES:
+        return
+    if sys.platform == "linux" and hasattr(_libc(), "malloc_trim"):
+        _libc().malloc_trim(0)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)

@@ -12,6 +12,7 @@ from math import ceil, log2
 import numpy as np
 import numpy.typing as npt
 
+from .memory import forget
 from .params import Vector
 
 LIMIT = 1024.0
@@ -19,6 +20,9 @@ LIMIT = 1024.0
 
 BLOCK = 32768
 """Elements per pass: what a pass leaves is still in the second-level cache for the next."""
+
+SHED = 8 * BLOCK
+"""Elements whose memory is given back at a time."""
 
 MAGIC = 1.5 * 2.0**52
 """A float64 between 2^52 and 2^53: numbers that are added to it lose their fractions."""
@@ -42,18 +46,16 @@ class FixedPointSum:
     Args:
         size: Length of the vectors.
         scale: The exponent from `scale_for`.
-        out: Optional i64[size] to sum into (a worker's shared memory); it is set to zero.
+        out: Optional i64[size] to add to (a worker's shared memory).
     """
 
     def __init__(self, size: int, scale: int, out: npt.NDArray[np.int64] | None = None) -> None:
         self.scale = scale
         self.total = np.zeros(size, np.int64) if out is None else out  # not in memory until it is used
-        if out is not None:
-            out[:] = 0
 
     def clear(self) -> None:
         """Starts again from zero."""
-        self.total[:] = 0
+        forget(self.total)
 
     def add(self, vector: Vector, weight: float, largest: float = LIMIT) -> None:
         """Adds weight * vector. The caller has checked that |vector| <= largest and 0 <= weight <= 1."""
@@ -82,13 +84,21 @@ class FixedPointSum:
                 total += np.rint(block, out=block).astype(np.int64).sum(0)
 
     def merge(self, other: npt.NDArray[np.int64]) -> None:
-        """Adds another worker's partial sum, i64[size]."""
-        self.total += other
+        """Adds another worker's partial sum, i64[size], which is zero afterwards."""
+        for start in range(0, len(self.total), SHED):
+            part = other[start : start + SHED]
+            self.total[start : start + SHED] += part
+            forget(part)
 
-    def mean(self, divisor: float) -> Vector:
-        """The sum divided by `divisor` (the sum of the weights, or the count), as f32[size]."""
+    def take(self, divisor: float) -> Vector:
+        """The sum divided by `divisor` (the sum of the weights, or the count), as f32[size].
+
+        The sum is zero afterwards. It makes room for the mean as it goes: both are never in memory whole.
+        """
         out = np.empty(len(self.total), np.float32)
-        for start in range(0, len(out), BLOCK):
-            part = self.total[start : start + BLOCK].astype(np.float64)
-            out[start : start + BLOCK] = part / (divisor * 2.0**self.scale)
+        for start in range(0, len(out), SHED):
+            for at in range(start, min(start + SHED, len(out)), BLOCK):
+                part = self.total[at : at + BLOCK].astype(np.float64)
+                out[at : at + BLOCK] = part / (divisor * 2.0**self.scale)
+            forget(self.total[start : start + SHED])
         return out

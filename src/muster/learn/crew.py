@@ -71,14 +71,15 @@ class Recipe:
         learner = make_learner(self.backend, *parts, self.numerics, self.chunk)
         size = len(self.local.up) * learner.spec.size
         total = FixedPointSum(size, self.folding.scale, total)
-        return Trainer(watched(learner, watch, **LEARNER), data, self.folding, total, self.chunk)
+        learner = watched(learner, watch, **LEARNER)
+        return Trainer(learner, data, self.folding, total, self.chunk, in_place=True)
 
 
 class Total(Protocol):
     """A weighted sum of updates."""
 
-    def mean(self, divisor: float) -> Vector:
-        """The sum over `divisor`, f32[U * size]."""
+    def take(self, divisor: float) -> Vector:
+        """The sum over `divisor`, f32[U * size]; what it was made of may be gone afterwards."""
         ...
 
 

@@ -71,6 +71,13 @@ class Learner(Protocol):
         """The untrained model, f32[spec.size]; depends on the seed only."""
         ...
 
+    def lent(self) -> Vector | None:
+        """The working model's vector, f32[size], if `train` may write the update there, over the model.
+
+        Whatever the learner does next overwrites it.
+        """
+        return None
+
     def train(
         self,
         sent: Sent,

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from muster.core.algorithm import Algorithm, Combine, Info, Vectors
 from muster.core.errors import UserError
+from muster.core.memory import trim
 from muster.core.params import ParamSpec, Vector
 from muster.core.population import Population
 from muster.core.store import ClientStore
@@ -138,6 +139,7 @@ class DataPlane:
         """
         before = self.moment
         self._crew.clear()
+        trim(self.spec.num_bytes)
         reports = rows(REPORT, len(tasks))
         size = KEPT_AT_ONCE if self._keeps else max(len(tasks), 1)
         now = self._now(tasks)
@@ -152,6 +154,7 @@ class DataPlane:
         snapshots = {v: x for v, x in before.snapshots.items() if v in keep}
         snapshots[version] = self._snapshot(params, opt)
         self.moment = Moment(version, params, opt, snapshots, state)
+        trim(self.spec.num_bytes)
         return reports
 
     def _longest_first(self, tasks: Table) -> npt.NDArray[np.int64]:
@@ -253,7 +256,7 @@ class DataPlane:
         divisor = math.fsum(combine.divisors(good))  # exact: no order, no rounding
         if divisor <= 0.0:
             return None
-        total = self._crew.total().mean(divisor / self._folding.max_weight)
+        total = self._crew.total().take(divisor / self._folding.max_weight)
         return total.reshape(len(self._algorithm.local.up), -1)
 
     def _fold_all(self, good: Table, places: npt.NDArray[np.int64], state: Vectors) -> Vector:

@@ -4,9 +4,10 @@ A worker has one working model, one accumulator and a memory map of the data. Th
 version through shared memory; chunks of tasks go out, reports come back, and the accumulators, which are
 shared memory too, are added up: nothing model-sized travels for a client.
 
-A worker that dies in a chunk leaves a sum that may be half written. So the parent takes over ("commits") a
-worker's sum only between two chunks: at the end of `train`, and every few seconds. If the worker dies, its
-sum is dropped, and the chunks that were in it are trained again by others, to the same bits.
+A worker that dies in a chunk leaves a sum that may be half written: it is dropped, and the chunks that were
+in it are trained again by others, to the same bits. So that this is never much, the parent takes a worker's
+sum aside ("commits") between two chunks when it holds the work of a minute. What is aside is in memory as
+well, two models; the sums of a shorter round are added up in one of the workers' own.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from muster.core.errors import TrainingError, UserError
+from muster.core.memory import forget
 from muster.core.params import Vector
 from muster.core.part import dumps
-from muster.core.sums import BLOCK, FixedPointSum
+from muster.core.sums import FixedPointSum
 from muster.core.tables import MEASURED, REPORT, TASK, Ids, Table, joined, rows
 
 from .crew import NOWHERE, Kept, Recipe, kept_of, mean, spans
@@ -37,7 +39,7 @@ from .stopwatch import Stopwatch
 from .trainer import MEASURED_IN_TRAINING, Trainer
 from .worker import NOW, RESULT, Message, Process, Sum, packed, unpacked
 
-COMMIT_SECS = 5.0
+COMMIT_SECS = 60.0
 """How much work of a worker may wait to be taken over: what is lost at most, a chunk aside, if it dies."""
 
 DEATHS = 2
@@ -85,13 +87,14 @@ class Slot:
         self._recipe = dumps(recipe.of(number))
         self.sum = Sum(size)
         self.waiting: list[Job] = []
-        """What is in the sum and has not been taken over."""
+        """What is in the sum and has not been taken aside."""
         self.since = time.monotonic()
         self.num_failed = 0
         self.start()
 
     def start(self) -> None:
-        """Puts a new process into the place."""
+        """Puts a new process into the place, and sets the sum to zero."""
+        forget(self.sum.total)
         self.process = Process(self._recipe, self.sum)
         self.ready = False
         self.job: Job | None = None
@@ -161,7 +164,7 @@ class Pool:
         self._jobs: deque[Job] = deque()
         self._later: deque[Job] = deque()
         """What may wait until no other job does."""
-        self._merged = FixedPointSum(size, recipe.folding.scale)
+        self._merged, self._aside = FixedPointSum(size, recipe.folding.scale), False
         self._peaks = [0] * num_workers
         self._slots = [Slot(number, recipe, size) for number in range(num_workers)]
 
@@ -169,6 +172,8 @@ class Pool:
         self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
     ) -> tuple[Table, dict[int, bytes]]:
         """Hands out chunks to whoever is free; which worker trains what changes no bit."""
+        for slot in self._slots:
+            self._commit(slot)  # what another call has trained, whose answers have been given
         self._put(sent)
         for name, vector in now.items():
             self._shelf.put(f"{NOW}/{name}", vector)
@@ -182,8 +187,6 @@ class Pool:
         for piece, answer in zip(pieces, answers, strict=True):
             reports[piece] = answer["reports"].view(REPORT)
             states |= unpacked(answer)
-        for slot in self._slots:
-            self._commit(slot)
         return reports, states
 
     @property
@@ -378,23 +381,36 @@ class Pool:
         slot.start()
 
     def _commit(self, slot: Slot) -> None:
-        """Takes over a worker's sum between two of its chunks."""
-        if not slot.waiting:
-            return
-        mine, merged = slot.sum.total, self._merged.total
-        for start in range(0, len(mine), BLOCK):
-            part = mine[start : start + BLOCK]
-            merged[start : start + BLOCK] += part
-            part[:] = 0
-        slot.waiting = []
+        """Takes a worker's sum aside between two of its chunks."""
+        if slot.waiting:
+            self._merged.merge(slot.sum.total)
+            self._aside = True
+            slot.waiting = []
 
     def total(self) -> FixedPointSum:
-        """The workers' sums, added up."""
-        return self._merged
+        """The workers' sums, added up in one of them."""
+        holding = [slot for slot in self._slots if slot.waiting]
+        if not holding:
+            return self._merged
+        first = holding[0]
+        whole = FixedPointSum(len(first.sum.total), self._merged.scale, first.sum.total)
+        for slot in holding[1:]:
+            whole.merge(slot.sum.total)
+            first.waiting += slot.waiting
+            slot.waiting = []
+        if self._aside:
+            whole.merge(self._merged.total)
+            self._aside = False
+        return whole
 
     def clear(self) -> None:
         """Zeroes the sum, and takes down what was sent: the next versions put up their own."""
+        for slot in self._slots:
+            if slot.waiting:
+                forget(slot.sum.total)
+                slot.waiting = []
         self._merged.clear()
+        self._aside = False
         self._shelf.take_down(lambda name: not name.startswith(f"{RESULT}/"))
 
     def peaks(self) -> tuple[int, ...]:

@@ -109,6 +109,10 @@ class TorchLearner(Learner):
         module = build(self._model, self._task, self._facts, key(seed, "model") % 2**63)
         return self.spec.pack({name: tensor.detach().numpy() for name, tensor, _ in named_floats(module)})
 
+    def lent(self) -> Vector | None:
+        """The vector of the module; a client of the user's own has a module of its own."""
+        return None if isinstance(self._local, OwnClient) else self._flat.array
+
     def train(
         self,
         sent: Sent,
@@ -125,8 +129,8 @@ class TorchLearner(Learner):
         if isinstance(self._local, OwnClient):
             return self._train_own(self._local, sent["model"], examples, rng, up[0], kept)
         batches = self._work.plan(len(examples), rng, steps)
-        up[:] = 0
         if not len(examples):
+            up[:] = 0
             return Trained(0, 0.0, 0.0)
         flat, local, trained, fused = self._flat, self._local, self.spec.trained, self._fused
         numerics = self.numerics
@@ -152,7 +156,7 @@ class TorchLearner(Learner):
         flat.collect()
         np.subtract(flat.array, sent["model"], out=up[0])
         for row, name in zip(up[1:], local.up[1:], strict=True):
-            row[:trained] = ups[name]
+            row[:trained], row[trained:] = ups[name], 0
         losses = np.asarray(torch.cat(each).numpy(), np.float64)
         lasting = to_arrays(state) if local.keeps else None
         return Trained(len(batches), float(losses.mean()), float(np.square(losses).mean()), lasting)

@@ -70,6 +70,8 @@ class Trainer:
         folding: How updates are weighed and added.
         total: The sum that this worker adds to: of the vectors that go up, one after another.
         chunk: How many clients train together; 0: one after another.
+        in_place: Whether an update may be lost when the learner does something else: then a large one may
+            take the place of the model that it was made of.
 
     """
 
@@ -78,10 +80,16 @@ class Trainer:
     folding: Folding
     total: FixedPointSum
     chunk: int = 0
+    in_place: bool = False
     up: Stack = field(init=False)
 
     def __post_init__(self) -> None:
-        self.up = np.zeros((1, len(self.folding.local.up), self.learner.spec.size), np.float32)
+        folding, size = self.folding, self.learner.spec.size
+        shape = (1, len(folding.local.up), size)
+        looks = folding.local.needs_loss or folding.attack is not None  # before the update is folded
+        lone = shape[1] == 1 and not self.chunk and 8 * size > ROOM_BYTES
+        lent = self.learner.lent() if self.in_place and lone and not looks else None
+        self.up = np.zeros(shape, np.float32) if lent is None else lent.reshape(shape)
 
     @cached_property
     def personal(self) -> npt.NDArray[np.int64]:

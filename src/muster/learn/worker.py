@@ -17,7 +17,7 @@ import numpy as np
 
 from muster.core.errors import TrainingError, UserError
 from muster.core.examples import Examples
-from muster.core.memory import own_bytes, peak_rss_bytes
+from muster.core.memory import own_bytes, peak_rss_bytes, trim
 from muster.core.part import loads
 from muster.core.store import decode, encode
 from muster.core.tables import TASK, Ids
@@ -222,6 +222,8 @@ class _Hands:
     arrays: Arrays
     at: Ids
     watch: Stopwatch | None
+    looking: bool = False
+    """Whether it evaluates."""
 
     def do(self, message: Message) -> dict[str, Any]:
         """Carries out one message, under the watch if there is one."""
@@ -235,6 +237,9 @@ class _Hands:
 
     def _done(self, message: Message) -> dict[str, Any]:
         views, trainer = self.arrays.open(message["shared"]), self.trainer
+        if self.looking is not (RESULT in message["shared"]):
+            self.looking = not self.looking
+            trim(trainer.learner.spec.num_bytes)
         if "span" in message:
             return {"sums": evaluate_span(trainer, views[RESULT], self.test, slice(*message["span"]))}
         kept = unpacked(message)

@@ -68,8 +68,8 @@ class LaterSum:
         """Starts again from zero."""
         self._updates.clear()
 
-    def mean(self, divisor: float) -> Vector:
-        """As `FixedPointSum.mean`: f32[U * size].
+    def take(self, divisor: float) -> Vector:
+        """As `FixedPointSum.take`: f32[U * size].
 
         Raises:
             OSError, WireError: An update cannot be read.
@@ -79,7 +79,7 @@ class LaterSum:
         for row, name in zip(out, names, strict=True):
             for start in range(0, size, WIDTH):
                 block = row[start : start + WIDTH]
-                block[:] = self._block(name, start, len(block)).mean(divisor)
+                block[:] = self._block(name, start, len(block)).take(divisor)
         return out.reshape(-1)
 
     def _block(self, name: str, start: int, count: int) -> FixedPointSum:
