@@ -6,9 +6,9 @@ Works A and B (see peers/workload.py) with 10 to 10,000 participants a round; A 
 participants of ConvNet2, in one process and in two workers, beside a loop in torch that keeps every client's
 model until all are there. One SGD step a client: more change no memory. Each setting is a run of its own
 process; data sets are prepared before. What counts is asked for every 20 ms, of the run's processes together:
-anonymous and shared memory by PSS (a page that n processes share counts 1/n), and the pages of files (libraries,
-data) that the process with most of them holds. By PSS these would count less while other programs on the machine
-use the same libraries. Writes a table to docs/benchmarks.md.
+anonymous and shared memory by PSS (a page that n processes share counts 1/n), and the pages of files
+(libraries, data) that the process with most of them holds. By PSS these would count less while other programs
+on the machine use the same libraries. Writes a table to docs/benchmarks.md.
 """
 
 from __future__ import annotations

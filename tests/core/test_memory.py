@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-
 from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np

@@ -109,6 +109,20 @@ def test_a_pool_measures_the_bits_of_this_process(recipe, pool):
     assert (here["loss"][1], here["accuracy"][1]) == (alone_again["loss"], alone_again["accuracy"])
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_cohort_measures_side_by_side_what_each_client_measures_alone(recipe, pool, num_workers):
+    given = recipe(local=SGD())
+    together = replace(given, chunk=3)
+    sent = {v: {"model": np.linspace(-1, v, SPEC.size, dtype=np.float32)} for v in (0, 1)}
+    tasks = tasks_of([7, 1, 5, 0, 2, 3, 4, 6, 8, 9, 10], versions=[0, 1, 0, 1, 1, 1, 1, 0, 0, 0, 1])
+    alone, here = (Inline(each.trainer()).measure(tasks, sent, {}) for each in (given, together))
+    there = pool(together, num_workers).measure(tasks, sent, {})
+    assert here.tobytes() == there.tobytes()
+    for name in ("ticket", "client", "num_examples", "accuracy"):
+        assert np.array_equal(here[name], alone[name], equal_nan=True)
+    assert here["loss"] == pytest.approx(alone["loss"], rel=1e-6, nan_ok=True)
+
+
 def test_evaluation_in_spans_is_that_of_all_examples(recipe, monkeypatch):
     it = recipe(local=SGD()).trainer()
     params = np.linspace(-1, 1, SPEC.size, dtype=np.float32)

@@ -76,9 +76,10 @@ class LocalTraining:
         return int(self.errand.work.num_steps(np.array([len(self._data.client(client))]), asked)[0])
 
     def measure(self, client: int, sent: Mapping[str, Vector], kept: bytes | None) -> Mapping[str, float]:
-        """Metrics of the model sent on the client's own examples; nothing if it has none."""
+        """Loss and accuracy of the model sent on the client's own examples; NaN if it has none."""
         about = None if kept is None else decode(kept)
-        return self._trainer.metrics(client, self._received(sent, about).received)
+        found = self._trainer.measured([client], [self._received(sent, about)])
+        return {name: float(value[0]) for name, value in found.items()}
 
     def train(
         self, task: Table, sent: Mapping[str, Vector], kept: bytes | None, steps: int | Steps

@@ -13,9 +13,8 @@ import numpy as np
 from muster.core.examples import Examples
 from muster.core.params import Vector
 from muster.core.randomness import rng
-from muster.core.store import decode
 from muster.core.sums import FixedPointSum
-from muster.core.tables import MEASURED, Ids, Table, rows
+from muster.core.tables import Ids, Table
 from muster.data.federated import FederatedData
 
 from .device import device_of
@@ -168,8 +167,8 @@ class Inline:
         return self._trainer.fold_learnt(tasks, staleness, sent, learnt, now)
 
     def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
-        """One client after another."""
-        return measure_tasks(self._trainer, tasks, sent, kept, self._at)
+        """One client after another, or one chunk."""
+        return self._trainer.measure(tasks, sent, kept, self._at)
 
     def evaluate(self, version: int, params: Vector) -> dict[str, float]:
         """One span of test examples after another."""
@@ -207,16 +206,6 @@ def kept_of(kept: Kept, clients: Ids) -> Kept:
     if not kept:
         return kept
     return {client: kept[client] for client in clients.tolist() if client in kept}
-
-
-def measure_tasks(trainer: Trainer, tasks: Table, sent: Mapping[int, Sent], kept: Kept, at: Ids) -> Table:
-    """MEASURED rows of TASK rows; `at` as in `Trainer.train`."""
-    found = rows(MEASURED, len(tasks))
-    for i, task in enumerate(tasks):
-        at[0], client = i, int(task["client"])
-        mine = decode(kept[client]) if client in kept else None
-        found[i] = trainer.measure(task, sent[int(task["version"])], mine)[0]
-    return found
 
 
 def spans(count: int) -> list[slice]:

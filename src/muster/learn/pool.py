@@ -118,12 +118,11 @@ class Slot:
         message = self.job.message
         if "tasks" not in message:
             return "evaluating"
-        measures, at = "measure" in message, int(self.sum.at[0])
-        clients = message["tasks"].view(TASK)["client"].tolist()
+        clients, at = message["tasks"].view(TASK)["client"].tolist(), int(self.sum.at[0])
         if at != NOWHERE:
-            clients = clients[at : at + (1 if measures else self._chunk)]
+            clients = clients[at : at + self._chunk]
         named = f"client {clients[0]}" if len(clients) == 1 else f"clients {clients}"
-        return f"measuring at {named}" if measures else f"training {named}"
+        return f"measuring at {named}" if "measure" in message else f"training {named}"
 
 
 class Pool:
@@ -219,7 +218,7 @@ class Pool:
     def measure(self, tasks: Table, sent: Mapping[int, Sent], kept: Kept) -> Table:
         """Hands out chunks, as for training."""
         self._put(sent)
-        pieces = self._pieces(len(tasks))
+        pieces = self._pieces(len(tasks), self._chunk)
         jobs = [Job({"measure": True, **self._message(tasks[p], kept)}) for p in pieces]
         return joined(rows(MEASURED, 0), *(a["measured"].view(MEASURED) for a in self._do(jobs)))
 

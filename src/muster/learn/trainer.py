@@ -23,7 +23,8 @@ from muster.uploads.attack import Attack
 from muster.uploads.compress import Compress
 
 from .gate import judged
-from .learner import CohortLearner, Learner, Matrix, Sent, Stack, Together
+from .learner import CohortLearner, Learner, Matrix, Scores, Sent, Stack, Together
+from .measuring import measured
 from .spill import Spill
 from .states import ABOUT, UNSENT, Learnt, State, prefix, stacked
 from .uploads import Uploads
@@ -456,33 +457,36 @@ class Trainer:
 
     def losses_before(self, tasks: Table, states: Sequence[State]) -> npt.NDArray[np.float64]:
         """Losses of the models received, over all of each client's examples; NaN where nobody asks."""
-        losses = np.full(len(tasks), np.nan)
-        if self.folding.local.needs_loss:
-            for i, client in enumerate(tasks["client"].tolist()):
-                losses[i] = self.metrics(client, states[i].received).get("loss", np.nan)
-        return losses
+        if not self.folding.local.needs_loss:
+            return np.full(len(tasks), np.nan)
+        return self.measured(tasks["client"].tolist(), states)["loss"]
 
-    def metrics(self, client: int, received: Sent) -> Mapping[str, float]:
-        """Of the model received, over all of a client's examples; nothing if it has none."""
-        examples = self.near.client(client)
-        return self.learner.evaluate(received["model"], examples) if len(examples) else {}
+    def measured(self, clients: Sequence[int], states: Sequence[State]) -> Scores:
+        """Of the models that clients received; see `measuring.measured`."""
+        models = [state.received["model"] for state in states]
+        return measured(self.learner, self.near, clients, models, together=self.chunk > 0)
 
-    def measure(self, task: Table, sent: Sent, kept: Mapping[str, Any] | None) -> Table:
-        """One MEASURED row for one TASK row: how good the model sent is on the client's own examples.
+    def measure(
+        self, tasks: Table, sent: Mapping[int, Sent], kept: Mapping[int, bytes], at: npt.NDArray[np.int64]
+    ) -> Table:
+        """MEASURED rows of TASK rows: how good the model sent is on each client's own examples.
 
-        See `train`; the client's own entries are in their places.
+        See `train`; the clients' own entries are in their places.
         """
-        client = int(task["client"])
-        found = self.metrics(client, self.received(sent, kept)[0])
-        return rows(
-            MEASURED,
-            1,
-            ticket=task["ticket"],
-            client=client,
-            num_examples=self.data.num_examples[client],
-            loss=found.get("loss", np.nan),
-            accuracy=found.get("accuracy", np.nan),
-        )
+        found, size = rows(MEASURED, len(tasks)), max(self.chunk, 1)
+        for start in range(0, len(tasks), size):
+            at[0], part = start, tasks[start : start + size]
+            clients = part["client"].tolist()
+            states = self.starts(clients, part["version"].tolist(), sent, kept)
+            found[start : start + size] = rows(
+                MEASURED,
+                len(part),
+                ticket=part["ticket"],
+                client=clients,
+                num_examples=self.data.num_examples[clients],
+                **self.measured(clients, states),
+            )
+        return found
 
     def shift(self, report: Table, up: Matrix, state: State, now: Sent) -> None:
         """Has the rule transform one update in place, and notes what it remembers of the client."""

@@ -22,7 +22,7 @@ from muster.core.part import loads
 from muster.core.store import decode, encode
 from muster.core.tables import TASK, Ids
 
-from .crew import Kept, Recipe, evaluate_span, examined, measure_tasks
+from .crew import Kept, Recipe, evaluate_span, examined
 from .shared import Described
 from .shares import Shares
 from .stopwatch import Stopwatch
@@ -255,7 +255,7 @@ class _Hands:
             }
             return {"up": np.stack([one.up for one in learnt]), **measured}
         if "measure" in message:
-            return {"measured": measure_tasks(trainer, tasks, sent, kept, self.at).view(np.uint8)}
+            return {"measured": trainer.measure(tasks, sent, kept, self.at).view(np.uint8)}
         late, now = message["staleness"], within(views, NOW)
         reports, states = trainer.train(tasks, late, sent, kept, now, self.at)
         return {"reports": reports.view(np.uint8), **packed(states)}
