@@ -139,7 +139,14 @@ def compose(
     asked = job.engine
     asked = replace(asked, device=choose_device(asked.device, asked.backend, job.model))
     engine = choose_engine(
-        asked.backend, asked.mode, asked.chunk, job.model, data.facts, job.algorithm.local, asked.numerics
+        asked.backend,
+        asked.mode,
+        asked.chunk,
+        job.model,
+        data.facts,
+        job.algorithm.local,
+        asked.numerics,
+        job.task,
     )
     backend, chunk = engine.backend, engine.chunk if engine.mode == "cohort" else 0
     algorithm, local = expecting(job.algorithm, data.num_clients).fitted(), job.algorithm.local

@@ -16,7 +16,7 @@ from muster.data.dataset import DataSet
 from muster.devices.clocks import Clock
 from muster.devices.devices import Devices
 from muster.learn.device import ALLOWED, DEVICES
-from muster.learn.numerics import Gradients, Layout, Numerics, Precision
+from muster.learn.numerics import Convolutions, Gradients, Layout, Numerics, Precision
 from muster.models.model import Model
 from muster.net.settings import Deploy
 from muster.tasks.task import Task
@@ -50,6 +50,9 @@ class Engine(Part):
     device: str = "cpu"
     """In torch: cpu, cuda (all GPUs: worker i is on cuda:i), cuda:N for one of them, or auto, a GPU where
     there is one. The machine then decides about the last digits, so it is never chosen unasked."""
+    convolutions: Convolutions = "auto"
+    """In torch's cohorts: `direct` makes grouped convolutions of many clients' own; `unfolded` one product of
+    matrices for each, from the patches of its images. `auto`: unfolded on a GPU, direct on the CPU."""
     workers: int | Literal["auto"] = "auto"
     """Processes that train clients side by side; the result is the same for any number of them."""
     max_worker_mb: int | Literal["auto"] = "auto"
@@ -62,6 +65,7 @@ class Engine(Part):
         self.check_choice("gradients", get_args(Gradients))
         self.check_choice("layout", get_args(Layout))
         self.check_choice("precision", get_args(Precision))
+        self.check_choice("convolutions", get_args(Convolutions))
         if not isinstance(self.device, str) or not DEVICES.fullmatch(self.device):
             raise FieldError("engine", "device", self.device, ALLOWED)
         for name in ("chunk", "workers", "max_worker_mb"):
@@ -72,7 +76,7 @@ class Engine(Part):
     @property
     def numerics(self) -> Numerics:
         """What is asked for of what changes rounding."""
-        return Numerics(self.gradients, self.layout, self.precision, self.device)
+        return Numerics(self.gradients, self.layout, self.precision, self.device, self.convolutions)
 
     def with_numerics(self, numerics: Numerics) -> Engine:
         """The same with what was chosen of it."""

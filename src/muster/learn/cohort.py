@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.algorithm import Local, Vectors
+from muster.core.algorithm import Array, Local, Vectors
 from muster.core.randomness import rng
 
-from .descent import descend
-from .learner import Matrix
+from .descent import beside, copied, descend
 
 CHUNK_BYTES = 1 << 20
 """Of the parameters of the clients that train together: they stay in the second-level cache."""
@@ -39,6 +38,15 @@ def chunk_for_compiled(model_bytes: int) -> int:
     return 1 << (fit.bit_length() - 1)
 
 
+DEVICE_BYTES, MOST_ON_DEVICE = 1 << 30, 4096
+"""The same on a GPU. Gradients, updates and what convolutions need beside it come to tenfold."""
+
+
+def chunk_on_device(model_bytes: int) -> int:
+    """The same on a GPU: by the model alone, since it may change bits, and not by the GPU's memory."""
+    return max(1, min(MOST_ON_DEVICE, DEVICE_BYTES // model_bytes))
+
+
 class Memory:
     """What a rule remembers of a cohort, [K, n] by name, of which it sees the rows that still train."""
 
@@ -59,15 +67,15 @@ class Memory:
                 self._whole[name] = vector
             else:
                 if name not in self._owned:  # it may be another's: what was sent, or what is kept
-                    self._whole[name] = np.array(self._whole[name])
+                    self._whole[name] = copied(self._whole[name])
                 self._whole[name][:live] = vector
             self._owned.add(name)
 
 
 def descend_together(
     local: Local,
-    params: Matrix,
-    gradient: Matrix,
+    params: Array,
+    gradient: Array,
     sent: Vectors,
     kept: Sequence[Vectors | None],
     counts: npt.NDArray[np.int64],
@@ -125,7 +133,7 @@ def descend_together(
             moved, vectors = local.settle(views[live], received[live], given)
             put(moved, live)
             memory.put(given, vectors, live)
-    count = counts.astype(np.float32)[:, None]
+    count = beside(params, counts.astype(np.float32)[:, None])
     moved, ups, state = local.finish(views[everyone], sent, memory.first(everyone), count)
     put(moved, everyone)
     return ups, state, losses
@@ -135,7 +143,7 @@ def stacked(fresh: Vectors, kept: Sequence[Vectors | None]) -> dict[str, Any]:
     """The clients' lasting states, a row each: what they have kept, else what the rule begins with."""
     stacked = {}
     for name, vectors in fresh.items():
-        stacked[name] = np.array(vectors)
+        stacked[name] = copied(vectors)
         for row, mine in zip(stacked[name], kept, strict=True):
             if mine is not None:
                 row[:] = mine[name]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from muster.core.algorithm import Array, Local, Vectors
 from muster.core.work import Batch, Stepwise
@@ -62,6 +63,16 @@ def descend(
     moved, ups, state = local.finish(params, sent, memory, count)
     put(moved)
     return ups, state, losses
+
+
+def copied(array: Array) -> Array:
+    """A copy, of the same library and on the same device."""
+    return np.array(array) if isinstance(array, np.ndarray) else array.clone()
+
+
+def beside(array: Array, values: npt.NDArray[Any]) -> Array:
+    """`values` as an array of the same library and on the same device as `array`."""
+    return values if isinstance(array, np.ndarray) else array.new_tensor(values)
 
 
 def to_arrays(vectors: Vectors) -> Mapping[str, Any]:

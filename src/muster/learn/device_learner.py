@@ -59,7 +59,7 @@ class DeviceLearner(TorchLearner):
         """Never with a wait in each step, unless it is asked for."""
         if numerics.gradients != "auto":
             return numerics.gradients
-        return "fused" if _steps_unasked(self._local) else "plain"
+        return "fused" if steps_unasked(self._local) else "plain"
 
     def _turns(self, numerics: Numerics) -> bool:
         """Tensor cores read images channels last."""
@@ -93,7 +93,7 @@ class DeviceLearner(TorchLearner):
 
     def _there(self, name: str, vector: Vector) -> Tensor:
         """What was sent by this name, on the device."""
-        if self._held is not None and name in self._held and self._held[name][0] is vector:
+        if self._held is not None and name in self._held and _same(self._held[name][0], vector):
             return self._held[name][1]
         made = torch.from_numpy(np.array(vector)).to(self._device)
         if self._held is not None:
@@ -120,14 +120,9 @@ class DeviceLearner(TorchLearner):
             up[:] = 0
             return Trained(0, 0.0, 0.0)
         given = {name: self._there(name, vector) for name, vector in sent.items()}
-        mine = (
-            None
-            if kept is None
-            else {k: torch.from_numpy(np.array(v)).to(self._device) for k, v in kept.items()}
-        )
+        mine = None if kept is None else self._copied(kept)
         draw = self._drawing(examples)
-        short = self.numerics.precision == "tf32"
-        with seeded(int(rng.integers(2**63)), self._device), self._products(short):
+        with seeded(int(rng.integers(2**63)), self._device), self._products(self._short):
             state, losses = self._descended_alone(given, mine, self._indices(batches), draw, rows)
         each = host(losses).astype(np.float64)
         if here:
@@ -182,6 +177,10 @@ class DeviceLearner(TorchLearner):
             row[:trained] = ups[name]
         return state, torch.cat(each)
 
+    @property
+    def _short(self) -> bool:
+        return self.numerics.precision == "tf32"
+
     def _precision(self) -> AbstractContextManager[Any]:
         """Of the products in training."""
         if self.numerics.precision != "bfloat16":
@@ -203,6 +202,10 @@ class DeviceLearner(TorchLearner):
         """In float32, 1,000 examples at a time; what is told of each comes back at the end."""
         with self._products(False):
             return super().scores(params, examples)
+
+    def _copied(self, kept: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What a client has kept, on the device."""
+        return {name: torch.from_numpy(np.array(v)).to(self._device) for name, v in kept.items()}
 
     def _indices(self, batches: Any) -> Any:
         """The batches as tensors on the device, which one copy takes there if they are known."""
@@ -235,7 +238,12 @@ class DeviceLearner(TorchLearner):
         return torch.from_numpy(inputs).to(self._device), torch.from_numpy(targets).to(self._device)
 
 
-def _steps_unasked(local: Local) -> bool:
+def _same(one: Vector, other: Vector) -> bool:
+    """Whether two arrays are one stretch of memory, which both keep from being used for something else."""
+    return one.shape == other.shape and one.__array_interface__["data"] == other.__array_interface__["data"]
+
+
+def steps_unasked(local: Local) -> bool:
     """Whether the rule only steps along the gradient, however long it is."""
     asked = []
 

@@ -15,7 +15,7 @@ from muster.models.dense import Dense
 from muster.models.model import Model
 from muster.tasks.task import Task
 
-from .cohort import chunk_for, chunk_for_compiled, side_by_side
+from .cohort import chunk_for, chunk_for_compiled, chunk_on_device, side_by_side
 from .learner import Learner
 from .numerics import Numerics
 
@@ -74,6 +74,7 @@ def choose_engine(
     facts: Facts,
     local: Local,
     numerics: Numerics = Numerics(),
+    task: Task | None = None,
 ) -> Choice:
     """The engine, from the model and the rule alone: never from timing.
 
@@ -82,15 +83,23 @@ def choose_engine(
     for that only torch has. Where cohorts are asked for, all other models, and all with `backend` torch,
     are torch's.
 
+    On a GPU cohorts in torch are trained where the rule and the model allow them, which is tried if `task` is
+    given, and nothing is asked for that they do not have.
+
     Raises:
         UserError: What is asked for does not go together.
     """
+    gpu = numerics.device != "cpu"
+    if gpu and mode == "auto" and _together_on_gpu(model, facts, local, numerics, task):
+        many = chunk_on_device(_num_bytes(model, facts)) if chunk == "auto" else chunk
+        return Choice("torch", "cohort", many, f"engine: cohorts of {many} clients (auto: on a GPU)")
     many = 1 if chunk == "auto" else chunk
     fitting_mode = mode != "sequential" and backend != "torch" and not numerics.of_torch
     dense = as_dense(model, facts) if fitting_mode else None
     able = dense is not None
     if chunk == "auto" and (able or mode == "cohort"):
         fitting = chunk_for_compiled if backend == "jax" else chunk_for
+        fitting = chunk_on_device if gpu else fitting
         many = fitting(_num_bytes(dense or model, facts))
     if mode == "cohort" and not side_by_side(local):
         rule = local.part_name()
@@ -103,6 +112,20 @@ def choose_engine(
         return Choice(arrays, "cohort", many, f"engine: cohorts of {many} clients{said}")
     why = "" if mode == "sequential" else " (auto)"
     return Choice(choose_backend(backend, model), "sequential", 1, f"engine: one client after another{why}")
+
+
+def _together_on_gpu(model: Model, facts: Facts, local: Local, numerics: Numerics, task: Task | None) -> bool:
+    """Whether cohorts in torch can train a job: a cohort is put together to see."""
+    choose_backend("torch", model)
+    if task is None or not side_by_side(local):
+        return False
+    from .device_cohort import DeviceCohort
+
+    try:
+        DeviceCohort(model, task, facts, local, Work(), numerics.on("cpu"))
+    except UserError:  # what is wrong with the job as a whole is told by the learner that is made of it
+        return False
+    return True
 
 
 def as_dense(model: Model, facts: Facts) -> Dense | None:
@@ -178,6 +201,10 @@ def make_learner(
         from .jax_learner import JaxLearner
 
         return JaxLearner(model, task, facts, local, work)
+    if chunk and numerics.device != "cpu":
+        from .device_cohort import DeviceCohort
+
+        return DeviceCohort(model, task, facts, local, work, numerics)
     if chunk:
         from .torch_cohort import TorchCohort
 

@@ -12,6 +12,9 @@ Layout: TypeAlias = Literal["auto", "channels_first", "channels_last"]
 """How images lie in memory between layers. `auto`: channels last where a model pools (`nn.MaxPool2d`)."""
 Precision: TypeAlias = Literal["float32", "bfloat16", "tf32"]
 """Of the products in training; models, updates and evaluation are float32. `tf32` is of NVIDIA GPUs."""
+Convolutions: TypeAlias = Literal["auto", "direct", "unfolded"]
+"""Of many clients at once: `direct` as grouped convolutions; `unfolded` as one product of matrices for each
+client, from the patches of its images. `auto`: unfolded on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,14 @@ class Numerics:
     precision: Precision = "float32"
     device: str = "cpu"
     """As torch calls it: cpu, cuda or cuda:N. Another device sums in another order."""
+    convolutions: Convolutions = "direct"
 
     @property
     def of_torch(self) -> bool:
         """Whether only torch can do what is asked for."""
         rounded = self.gradients in ("fused", "factored") or self.precision != "float32"
-        return rounded or self.layout == "channels_last" or self.device != "cpu"
+        unfolded = self.convolutions == "unfolded"
+        return rounded or self.layout == "channels_last" or self.device != "cpu" or unfolded
 
     def on(self, device: str) -> Numerics:
         """The same on a machine that computes on `device`; what only GPUs can do stays theirs."""
@@ -42,6 +47,8 @@ class Numerics:
             told.append(f"layout: {self.layout}")
         if self.precision != "float32":
             told.append(f"precision: {self.precision}")
+        if self.convolutions != "direct":
+            told.append(f"convolutions: {self.convolutions}")
         if self.device != "cpu":
             told.append(f"device: {self.device}")
         return tuple(told)

@@ -82,7 +82,7 @@ class TorchLearner(Learner):
         self._fused = Fused(self._flat, layers) if along else None
         made: Gradients = "factored" if layers else "fused" if along else "plain"
         layout: Layout = "channels_last" if last else "channels_first"
-        self.numerics = replace(numerics, gradients=made, layout=layout)
+        self.numerics = replace(numerics, gradients=made, layout=layout, convolutions="direct")
         if gradients not in ("auto", made):
             raise UserError(
                 f"engine.gradients is {gradients}, but must be auto or {made}: fused steps are for "
