@@ -18,6 +18,7 @@ from torch import Tensor
 
 from muster.core.algorithm import Local, Vectors
 from muster.core.examples import Examples, Facts
+from muster.core.randomness import Draws
 from muster.core.work import Work
 from muster.models.model import Model
 from muster.tasks.task import Task
@@ -60,7 +61,7 @@ class DeviceCohort(TorchCohort, DeviceLearner):
         sent: Sent,
         examples: Examples,
         owned: Sequence[slice],
-        rngs: Sequence[np.random.Generator],
+        draws: Draws,
         up: Stack,
         kept: Sequence[Mapping[str, Any] | None],
         steps: npt.NDArray[np.int64],
@@ -69,7 +70,7 @@ class DeviceCohort(TorchCohort, DeviceLearner):
         here = isinstance(up, np.ndarray)
         rows: Any = torch.empty(up.shape, device=self._device) if here else up
         with self._products(self._short):
-            done = super().train_together(sent, examples, owned, rngs, rows, kept, steps)
+            done = super().train_together(sent, examples, owned, draws, rows, kept, steps)
         if here:
             np.copyto(up, host(rows))
         return done
@@ -81,7 +82,8 @@ class DeviceCohort(TorchCohort, DeviceLearner):
         examples: Examples,
         index: npt.NDArray[np.int64],
         filled: npt.NDArray[np.int64],
-    ) -> tuple[Any, Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
+        delta: Any,
+    ) -> tuple[Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
         given = {name: self._rows_there(name, vectors) for name, vectors in received.items()}
         mine = [None if kept is None else self._copied(kept) for kept in before]
         params = given["model"].clone(memory_format=torch.contiguous_format)
@@ -91,7 +93,8 @@ class DeviceCohort(TorchCohort, DeviceLearner):
         parts = zip(losses, np.split(told, ends), strict=True)
         measured = [(number, part.reshape(each.shape)) for (number, each), part in parts]
         lasting = {name: host(vectors) for name, vectors in state.items()} if self._local.keeps else {}
-        return params - given["model"], ups, lasting, measured
+        torch.sub(params, given["model"], out=delta)
+        return ups, lasting, measured
 
     def _descended_there(
         self,
