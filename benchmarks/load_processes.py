@@ -24,10 +24,10 @@ population: always_on
 engine: {{backend: numpy, mode: sequential, workers: 1}}
 stop: {{rounds: {rounds}}}
 track: {{checkpoint_every: 1, evaluate_every: 1000}}
-deploy: {{start_with: {start_with}, lease_secs: {lease}}}
+deploy: {{start_with: {start_with}, lease_secs: {lease}, memory_mb: {memory}}}
 """
 
-USUAL = {"rounds": 1000, "lease": 10, "min_start": "null"}
+USUAL = {"rounds": 1000, "lease": 10, "min_start": "null", "memory": "null"}
 
 
 class Usage:

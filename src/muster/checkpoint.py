@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
+from muster.core.storage import parts, release
 from muster.track.folder import disk_errors
 
 FOLDER, CONTROL, TENSORS = "checkpoints", "control.json", "tensors.safetensors"
+
+LARGE_BYTES = 1 << 20
+"""A tensor of more may stay on disk."""
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 Piece = bytes | memoryview
@@ -46,7 +48,7 @@ def write(folder: Path, version: int, control: Mapping[str, Any], tensors: Tenso
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             body = json.dumps(control, sort_keys=True)
-            hashes = {"tensors": _write(aside / TENSORS, _packed(tensors)), "control": _hash(body.encode())}
+            hashes = {"tensors": _write(aside / TENSORS, packed(tensors)), "control": _hash(body.encode())}
             _write(aside / CONTROL, [json.dumps({"sha256": hashes, "control": body}).encode()])
             _sync(aside)
             shutil.rmtree(final, ignore_errors=True)
@@ -64,20 +66,23 @@ def write(folder: Path, version: int, control: Mapping[str, Any], tensors: Tenso
     return kept
 
 
-def read(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def read(
+    folder: Path, say: Callable[[str], None], on_disk: bool = False
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Control and tensors of the run folder's checkpoints that are whole, newest first.
 
-    A damaged one is passed over, and `say` is told so.
+    A damaged one is passed over, and `say` is told so. `on_disk`: large tensors stay in the file, mapped
+    read-only; it may be deleted meanwhile.
     """
     found = _folders(folder)
     for path in found:
         try:
             control, hashes = _control(path)
-            data = (path / TENSORS).read_bytes()
-            if _hash(data) != hashes["tensors"]:
-                raise ValueError(f"{TENSORS} does not have the hash it was written with")
-            yield control, load(data)
-        except (ValueError, KeyError, OSError, SafetensorError) as error:
+            with (path / TENSORS).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != hashes["tensors"]:
+                    raise ValueError(f"{TENSORS} does not have the hash it was written with")
+            yield control, _tensors(path / TENSORS, on_disk)
+        except (ValueError, KeyError, OSError) as error:
             before = "; going back to the one before" if path != found[-1] else ""
             say(f"checkpoint {int(path.name)} is damaged ({error}){before}")
 
@@ -121,10 +126,12 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _packed(tensors: Tensors) -> Iterator[Piece]:
+def packed(tensors: Tensors, metadata: Mapping[str, str] | None = None) -> Iterator[Piece]:
     """A safetensors file piece by piece: `safetensors.save` copies all of it, twice."""
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    entries, at = {}, 0
+    arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))  # so that all are aligned
+    entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    at = 0
     for name, array in arrays.items():
         span = [at, at := at + array.nbytes]
         entries[name] = {"dtype": _dtype(array), "shape": array.shape, "data_offsets": span}
@@ -132,7 +139,29 @@ def _packed(tensors: Tensors) -> Iterator[Piece]:
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for array in arrays.values():
-        yield array.reshape(-1).view(np.uint8).data
+        flat = array.reshape(-1).view(np.uint8)
+        for part in parts(flat.size, flat):
+            yield flat[part].data
+
+
+def _tensors(path: Path, on_disk: bool) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a file: in memory, once; or, if they are large and it is wanted, mapped."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    whole, tensors = np.memmap(path, np.uint8, "r"), {}
+    for name, entry in header.items():
+        start, stop = (8 + length + at for at in entry["data_offsets"])
+        tensor = whole[start:stop].view(_numpy(entry["dtype"])).reshape(entry["shape"])
+        tensors[name] = tensor if on_disk and tensor.nbytes > LARGE_BYTES else np.array(tensor)
+        release(whole[start:stop])
+    return tensors
+
+
+def _numpy(dtype: str) -> npt.DTypeLike:
+    """The inverse of `_dtype`."""
+    return np.bool_ if dtype == "BOOL" else f"{dtype[0].lower()}{int(dtype[1:]) // 8}"
 
 
 def _dtype(array: npt.NDArray[Any]) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save
 
 from muster import checkpoint
 from muster.compose import Boundary, Say, Session, compose
@@ -405,8 +404,8 @@ def _summary(session: Session, tally: Tally, peaks: tuple[int, ...], interrupted
 
 def write_model(path: Path, spec: ParamSpec, params: npt.NDArray[np.float32]) -> None:
     """Writes a model as a safetensors file that carries its hash."""
-    arrays = {name: np.ascontiguousarray(view) for name, view in spec.views(params).items()}
-    write_whole(path, save(arrays, metadata={"format": "pt", "sha256": spec.sha256(params)}))
+    about = {"format": "pt", "sha256": spec.sha256(params)}
+    write_whole(path, checkpoint.packed(spec.views(params), about))
 
 
 def _abandon(path: Path) -> None:

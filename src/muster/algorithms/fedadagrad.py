@@ -9,6 +9,7 @@ Federated Optimization. ICLR 2021, arXiv:2003.00295, algorithm 2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from array_api_compat import array_namespace
 
@@ -25,6 +26,8 @@ class Adagrad(Server):
     beta1: float = 0.0
     tau: float = 1e-3
     """Adaptivity: the smaller, the more each coordinate's step is scaled by its own history."""
+
+    elementwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_number("lr", above=0)

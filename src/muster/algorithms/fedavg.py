@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -205,6 +205,8 @@ class Add(Server):
     """x ← x + lr·Δ."""
 
     lr: float = 1.0
+
+    elementwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_number("lr", above=0)

@@ -9,6 +9,7 @@ Classification. 2019, arXiv:1909.06335, section 4.1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from muster.core.algorithm import Algorithm, Array, Info, Server, Vectors
 
@@ -21,6 +22,8 @@ class Momentum(Server):
 
     lr: float = 1.0
     beta: float = 0.9
+
+    elementwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_number("lr", above=0)

@@ -60,6 +60,8 @@ class Unbend(Server):
     alpha: float | None = None
     """Default: the clients', algorithm.local.alpha."""
 
+    elementwise: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         self.check_number("alpha", above=0)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import fsum
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ class Nova(Combine):
     """p_i: by the clients' numbers of examples, or equal."""
     effective: Literal["a_norm", "steps"] = "a_norm"
     """τ_eff: the mean of ‖a_i‖₁, or of the numbers of steps."""
+
+    elementwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_choice("by", ("examples", "uniform"))

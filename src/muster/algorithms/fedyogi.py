@@ -11,6 +11,7 @@ Federated Optimization. ICLR 2021, arXiv:2003.00295, algorithm 2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from array_api_compat import array_namespace
 
@@ -28,6 +29,8 @@ class Yogi(Server):
     beta2: float = 0.99
     tau: float = 1e-3
     """Adaptivity: the smaller, the more each coordinate's step is scaled by its own history."""
+
+    elementwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_number("lr", above=0)

@@ -61,6 +61,7 @@ class Control(Server):
     lr: float = 1.0
 
     reads: ClassVar[tuple[str, ...]] = ("delta", "control")
+    elementwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.check_number("lr", above=0)

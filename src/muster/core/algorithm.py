@@ -341,6 +341,8 @@ class Combine(Part):
     """Whether the rule sees all updates: `fold` is called instead of summing."""
     needs_products: ClassVar[bool] = False
     """Whether `relate` is given the updates' inner products."""
+    elementwise: ClassVar[bool] = False
+    """Whether a `finish` of its own treats each coordinate by itself, and leaves the rule's state alone."""
 
     def fitted(self, local: Local) -> Self:
         """The same with what it must have in common with the clients' rule filled in."""
@@ -411,6 +413,9 @@ class Server(Part):
 
     reads: ClassVar[tuple[str, ...]] = ("delta",)
     """Vectors of `local.up` that the rule cannot do without."""
+    elementwise: ClassVar[bool] = False
+    """Whether `init` and `apply` treat each coordinate by itself. A deployed server then moves the model a
+    block after another: it holds no more of it, and a model may be larger than its memory."""
 
     def fitted(self, local: Local) -> Self:
         """The same with what it must have in common with the clients' rule filled in."""

@@ -15,6 +15,8 @@ from typing import Any, Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from .storage import parts
+
 Vector = npt.NDArray[np.float32]
 
 ALIGN = 16
@@ -116,10 +118,11 @@ class ParamSpec:
 
     def sha256(self, vector: Vector) -> str:
         """Hash of names, shapes and values; padding does not count."""
-        digest = hashlib.sha256()
-        for name, view in self.views(np.asarray(vector)).items():
-            digest.update(f"{name}{view.shape}".encode())
-            digest.update(np.ascontiguousarray(view).data)
+        digest, vector = hashlib.sha256(), np.ascontiguousarray(vector)
+        for entry in self.entries:
+            digest.update(f"{entry.name}{entry.shape}".encode())
+            for part in parts(entry.offset + entry.size, vector, start=entry.offset):
+                digest.update(vector[part].data)
         return digest.hexdigest()
 
     def to_json(self) -> list[list[Any]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,25 @@ import numpy.typing as npt
 
 from muster import checkpoint
 from muster.compose import SPILL, draw_population, timeline_of
-from muster.core.errors import RunFolderError
+from muster.core.errors import RunFolderError, UserError
 from muster.core.params import ParamSpec
 from muster.core.record import Record
 from muster.core.state import initial_state
+from muster.core.storage import Storage
 from muster.core.store import ClientStore
-from muster.core.sums import FixedPointSum, scale_for
+from muster.core.sums import scale_for
 from muster.data.federated import FederatedData
 from muster.job import Job
 from muster.learn.plane import DataPlane, load_moment, save_moment
-from muster.learn.trainer import Folding, Trainer
+from muster.learn.trainer import Folding
 from muster.net.conductor import Conductor
 from muster.net.journal import JOURNAL, Entry, Note, read
-from muster.net.received import Elsewhere, Examine, MissingUpdateError, Received
+from muster.net.received import Examine, MissingUpdateError, Received
 from muster.net.roster import Roster
 from muster.net.spool import Spool
 from muster.net.wire import Layout, Route
 from muster.privacy import Privacy, expecting, reckoned
+from muster.track.units import bytes_text
 
 from .errand import Errand, demanded, written
 from .examiner import Start
@@ -52,6 +55,7 @@ class Assembly:
     plane: DataPlane
     crew: Received
     spool: Spool
+    storage: Storage
     errand: str
     num_examples: npt.NDArray[np.int32]
     privacy: Privacy | None
@@ -108,7 +112,7 @@ def assemble(
     *,
     store: Path | None,
     evaluates: bool = True,
-    make_crew: Callable[[Trainer, Spool, Route, Mapping[int, Entry], Examine], Received] = Received,
+    make_crew: Callable[..., Received] = Received,
 ) -> Assembly:
     """Puts a deployed run together.
 
@@ -119,7 +123,10 @@ def assemble(
         examine: Metrics of a model.
         store: Folder of what the server's rules remember of clients; None: a temporary one.
         evaluates: False in a replay.
-        make_crew: Who folds.
+        make_crew: Who folds, from the arguments of `Received`.
+
+    Raises:
+        UserError: The model is to be kept on disk, where the algorithm does not work.
 
     """
     data = FederatedData.open(start.data)
@@ -142,10 +149,13 @@ def assemble(
         local,
         str(clients.folder / SPILL) if algorithm.combine.needs_all else None,
     )
-    total = FixedPointSum(len(local.up) * spec.size, folding.scale)
     arrived: dict[int, Entry] = {}
-    crew = make_crew(Trainer(Elsewhere(spec), data, folding, total), spool, route, arrived, examine)
-    plane = DataPlane(algorithm, spec, crew, clients, population, folding, start.initial)
+    crew = make_crew(folding, spec, data, spool, route, arrived, examine)
+    plane = DataPlane(
+        algorithm, spec, crew, clients, population, folding, start.initial, storage=start.storage
+    )
+    if start.storage.folder is not None and make_crew is Received:
+        _check_on_disk(job, plane, spec)
     state = initial_state(algorithm, population, job.limits)
     roster = Roster(data.num_clients, data.client_names, _secret(folder), deploy.quarantine_after)
     records: list[Record] = []
@@ -175,6 +185,7 @@ def assemble(
         plane,
         crew,
         spool,
+        start.storage,
         written(errand_of(job, start, data)),
         data.num_examples,
         privacy,
@@ -183,6 +194,23 @@ def assemble(
     )
     conductor.wall_secs = lambda: made.wall_secs
     return made
+
+
+def _check_on_disk(job: Job, plane: DataPlane, spec: ParamSpec) -> None:
+    """Raises UserError if the job has something done to whole vectors."""
+    algorithm, why = job.algorithm, ""
+    if job.compress is not None:
+        why = f"compress: {job.compress.part_name()} decodes whole updates"
+    elif not plane.in_parts:
+        names = algorithm.combine.part_name(), algorithm.server.part_name()
+        why = f"algorithm.combine: {names[0]} with algorithm.server: {names[1]} works on whole vectors"
+    if why:
+        raise UserError(
+            f"the model has {bytes_text(spec.num_bytes)}, more than deploy.memory_mb allows in memory, so it "
+            f"would be kept on disk, but {why}; FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedNova, "
+            "FedProx, FedBuff, SCAFFOLD and FedDyn can be run so, uncompressed or with deploy.zstd; or raise "
+            "deploy.memory_mb"
+        )
 
 
 def errand_of(job: Job, start: Start, data: FederatedData) -> Errand:
@@ -248,7 +276,7 @@ def deliver_all(made: Assembly, path: Path, start: int) -> int:
 
 
 def take_up(
-    make: Callable[[], Assembly], folder: Path, say: Say, *, newest: bool = True
+    make: Callable[[], Assembly], folder: Path, say: Say, *, newest: bool = True, on_disk: bool = False
 ) -> tuple[Assembly, int]:
     """The run as its folder has it: from a checkpoint that is whole, and the journal behind it.
 
@@ -257,6 +285,7 @@ def take_up(
         folder: The run folder.
         say: Told of what is damaged.
         newest: Begin with the newest checkpoint; else at the beginning, or as near to it as updates are kept.
+        on_disk: Whether models are kept on disk.
 
     Returns:
         The assembly, and the run time of its last entry.
@@ -264,17 +293,18 @@ def take_up(
     Raises:
         RunFolderError: No checkpoint is whole, and the updates since the beginning are no longer there.
     """
-    starts: list[Any] = [*checkpoint.read(folder, say), None]
+    starts: Iterator[Any] = chain(checkpoint.read(folder, say, on_disk or not newest), (None,))
     why: list[str] = []
-    for start in starts if newest else reversed(starts):
-        made = make()
+    for start in starts if newest else reversed([*starts]):
+        made, first = make(), start is None
         try:
             at = 0 if start is None else made.restore(*start)
+            del start  # the model is the run's alone now
             return made, deliver_all(made, folder / JOURNAL, at)
         except (ValueError, MissingUpdateError) as error:
             made.plane.close()
             why.append(str(error))
-            if newest and start is not None:
+            if newest and not first:
                 say(f"a checkpoint cannot be used ({error}); going back to the one before")
     raise RunFolderError(
         f"{folder}: no checkpoint can be used, and the run cannot be made again from its beginning "

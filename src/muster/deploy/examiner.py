@@ -6,7 +6,8 @@ The server itself never imports torch: it holds one model and one sum, and folds
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection, get_context
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from muster.core.errors import TrainingError, UserError
 from muster.core.params import ParamSpec, Vector
+from muster.core.storage import IN_MEMORY, Storage, parts
 from muster.core.store import decode, encode
 from muster.job.settings import Engine
 from muster.learn.numerics import Numerics
@@ -35,6 +37,8 @@ class Start:
     """Folder of the prepared data."""
     numerics: Numerics
     """How everybody rounds."""
+    storage: Storage = IN_MEMORY
+    """Where models are kept."""
     num_tested: int | None = None
     """Test examples that a model is evaluated on, where they are a sample; else None."""
 
@@ -58,8 +62,13 @@ class Examiner:
         self._process.start()
         theirs.close()
 
-    def start(self) -> Start:
+    def start(self, folder: Path, memory_mb: float | None, spare: bool = False) -> Start:
         """What it says when it is ready, once; the untrained model is the caller's alone.
+
+        Args:
+            folder: Where a large model is kept.
+            memory_mb: What a large model is: see `Deploy`.
+            spare: The untrained model may not be needed: it is kept on disk in any case.
 
         Raises:
             UserError: The job cannot be run with this data or what is installed.
@@ -67,7 +76,11 @@ class Examiner:
         answer = self._receive()
         spec = ParamSpec.from_json(json.loads(answer["spec"]))
         backend, data, numerics = answer["backend"], Path(answer["data"]), Numerics(**answer["numerics"])
-        return Start(spec, answer["initial"], backend, data, numerics, answer["num_tested"])
+        storage = Storage.fitting(folder, spec.num_bytes, memory_mb)
+        initial = (Storage(folder) if spare else storage).empty(spec.size)
+        with self._there():
+            receive(self._pipe, initial)
+        return Start(spec, initial, backend, data, numerics, storage, answer["num_tested"])
 
     def examine(self, params: Vector) -> Mapping[str, float]:
         """The metrics of a model over all test examples.
@@ -75,16 +88,23 @@ class Examiner:
         Raises:
             TrainingError: The process has died, or evaluation failed.
         """
-        self._pipe.send_bytes(np.ascontiguousarray(params).view(np.uint8).data)  # no copy is made
+        with self._there():
+            send(self._pipe, params)
         metrics: dict[str, float] = self._receive()["metrics"]
         return metrics
 
-    def _receive(self) -> dict[str, Any]:
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """Talks to the process, unless it has died."""
         try:
-            answer = decode(self._pipe.recv_bytes())
+            yield
         except (EOFError, OSError):
             self._process.join(5)
             raise TrainingError(f"the examiner died (exit code {self._process.exitcode})") from None
+
+    def _receive(self) -> dict[str, Any]:
+        with self._there():
+            answer = decode(self._pipe.recv_bytes())
         if "error" in answer:
             raise UserError(answer["error"]) if answer["mistake"] else TrainingError(answer["error"])
         return answer
@@ -98,6 +118,18 @@ class Examiner:
             self._process.join()
 
 
+def send(pipe: connection.Connection, vector: Vector) -> None:
+    """Sends a vector part by part: no copy of it is made."""
+    for part in parts(len(vector), vector):
+        pipe.send_bytes(np.ascontiguousarray(vector[part]).view(np.uint8).data)
+
+
+def receive(pipe: connection.Connection, vector: Vector) -> None:
+    """Fills a vector with what `send` sends."""
+    for part in parts(len(vector), vector):
+        pipe.recv_bytes_into(vector[part].view(np.uint8).data)
+
+
 def _live(pipe: connection.Connection, job: str) -> None:
     """The life of the process: the start, then metrics for models, until the pipe closes."""
     import signal
@@ -105,11 +137,15 @@ def _live(pipe: connection.Connection, job: str) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us
     try:
-        crew, start = _prepared(Path(job))
+        crew, start, initial = _prepared(Path(job))
         pipe.send_bytes(encode(start))
-        while True:
-            params = np.frombuffer(pipe.recv_bytes(), np.float32)
+        send(pipe, initial)
+        size = len(initial)
+        del initial
+        while pipe.poll(None):
+            receive(pipe, params := np.empty(size, np.float32))
             pipe.send_bytes(encode({"metrics": crew.evaluate(0, params)}))
+            del params
     except (EOFError, OSError):
         return
     except UserError as error:
@@ -120,8 +156,8 @@ def _live(pipe: connection.Connection, job: str) -> None:
         )
 
 
-def _prepared(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Who evaluates, and what the server has to know."""
+def _prepared(path: Path) -> tuple[Any, dict[str, Any], Vector]:
+    """Who evaluates, what the server has to know, and the untrained model."""
     from muster.core.sums import FixedPointSum
     from muster.data.store import prepare
     from muster.job import check_population, load_job
@@ -141,10 +177,9 @@ def _prepared(path: Path) -> tuple[Any, dict[str, Any]]:
     crew = Inline(Trainer(learner, data, folding, FixedPointSum(0, 0)), sample)
     start = {
         "spec": json.dumps(learner.spec.to_json()),
-        "initial": np.asarray(learner.initial(job.seed_of("model"))),
         "backend": backend,
         "data": str(data.path),
         "numerics": asdict(learner.numerics),
         "num_tested": sample if 0 < sample < len(data.test) else None,
     }
-    return crew, start
+    return crew, start, np.asarray(learner.initial(job.seed_of("model")))

@@ -33,7 +33,7 @@ def explain(job: Job, listen: Listen, conf: str = "") -> tuple[RunPlan, list[str
         folder = Path(aside)
         (folder / JOB).write_text(dump_job(job))
         with closing(Examiner(folder / JOB)) as examiner:
-            start = examiner.start()
+            start = examiner.start(folder, job.deploy.memory_mb)
         made = assemble(job, folder, start, lambda params: {}, store=None, evaluates=False)
         made.plane.close()
     job = replace(job, engine=start.engine(job.engine))

@@ -47,7 +47,7 @@ def replay(path: Path, *, relearn: bool = False, tolerance: float = TOLERANCE) -
         raise RunFolderError(f"{path} has no {JOURNAL}: only deployed runs can be replayed")
     job, summary = load_job(path / JOB), folder.read_summary()
     with closing(Examiner(path / JOB)) as examiner:
-        start = examiner.start()
+        start = examiner.start(path, job.deploy.memory_mb)
     make_crew: Callable[..., Received] = Received
     if relearn:
         data = FederatedData.open(start.data)

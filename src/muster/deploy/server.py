@@ -136,14 +136,15 @@ def _assembled(job: Job, folder: Path, examiner: Examiner, again: bool, say: Say
 
     The untrained model is the run's alone when this returns, and goes with its first version.
     """
-    start = examiner.start()
+    start = examiner.start(folder, job.deploy.memory_mb, spare=again)
     job = replace(job, engine=start.engine(job.engine))
     write_whole(folder / JOB, dump_job(job).encode())
 
     def make() -> Assembly:
         return assemble(job, folder, start, examiner.examine, store=folder / CLIENTS)
 
-    return take_up(make, folder, say) if again else (make(), 0)
+    on_disk = start.storage.folder is not None
+    return take_up(make, folder, say, on_disk=on_disk) if again else (make(), 0)
 
 
 def _folder(job: Job, out: Path | None) -> tuple[RunFolder, bool]:
@@ -224,7 +225,7 @@ async def _serve(
         errors[:] = [*errors[-MAX_ERRORS + 1 :], line]
         say(line)
 
-    models = Models(folder, made.route, lambda version: made.plane.moment.snapshots[version])
+    models = Models(folder, made.route, lambda version: made.plane.moment.snapshots[version], made.storage)
     hub = Hub(
         made.conductor,
         journal,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -79,6 +79,20 @@ class Total(Protocol):
 
     def take(self, divisor: float) -> Vector:
         """The sum over `divisor`, f32[U * size]; what it was made of may be gone afterwards."""
+        ...
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """A crew whose sum can be had part by part."""
+
+    @property
+    def by_blocks(self) -> bool:
+        """Whether it can, under the rules of this run."""
+        ...
+
+    def part(self, number: int, part: slice, divisor: float) -> Vector:
+        """Of the mean of vector `number` of those that go up, the elements `part`, f32."""
         ...
 
 

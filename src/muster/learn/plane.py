@@ -2,7 +2,8 @@
 
 It holds the model, the server optimiser's state, a snapshot of each older version that a task still
 refers to, and the clients' lasting states. In memory that is one model, one working model and one
-accumulator a worker, however many clients take part.
+accumulator a worker, however many clients take part. Where the sum is made in parts, and the rules treat
+each coordinate by itself, the next version is made in parts too: there is no mean beside it.
 """
 
 from __future__ import annotations
@@ -16,22 +17,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.algorithm import Algorithm, Combine, Info, Vectors
+from muster.core.algorithm import Algorithm, Combine, Info, Server, Vectors
 from muster.core.errors import UserError
 from muster.core.memory import trim
 from muster.core.params import ParamSpec, Vector
 from muster.core.population import Population
+from muster.core.storage import IN_MEMORY, Storage, parts, release
 from muster.core.store import ClientStore
 from muster.core.sums import BLOCK
 from muster.core.tables import MEASURED, REPORT, Ids, Table, joined, rows, taken
 
 from .ahead import Ahead, Seer
-from .crew import Crew
+from .crew import Crew, InParts
 from .later import Later
 from .learner import Matrix, Sent
 from .shares import over_clients, side_by_side
 from .spill import Spill
 from .trainer import Folding
+
+MODEL, OPT = "model", "opt."
+"""Under what names room is reserved for the next version."""
 
 KEPT_AT_ONCE = 64
 """Lasting states that are in memory at a time: each may be as large as the model."""
@@ -63,6 +68,7 @@ class DataPlane:
         folding: How the crew weighs and adds.
         initial: The untrained model, f32[spec.size].
         each: Whether clients are evaluated one by one too.
+        storage: Where new versions are kept that are made in parts.
 
     """
 
@@ -76,8 +82,10 @@ class DataPlane:
         folding: Folding,
         initial: Vector,
         each: bool = False,
+        storage: Storage = IN_MEMORY,
     ) -> None:
         self._algorithm, self._crew, self.store = algorithm, crew, store
+        self._storage, self._room = storage, dict[str, Vector]()
         self._num_clients, self._folding = population.num_clients, folding
         self._num_examples = population.num_examples
         self.spec, self._each = spec, each
@@ -88,8 +96,30 @@ class DataPlane:
         self.num_calls = self.num_trained = 0
         self._spill = None if folding.spill is None else Spill(Path(folding.spill), spec.size)
         start = initial[: spec.trained]
-        opt, state = algorithm.server.init(start), algorithm.combine.init(population, start)
+        opt, state = self._initial_opt(start), algorithm.combine.init(population, start)
         self.moment = Moment(0, initial, opt, {0: self._snapshot(initial, opt)}, state)
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether versions are made a part after another: the rules, and how the sum is made, allow it."""
+        combine, server = self._algorithm.combine, self._algorithm.server
+        finish = type(combine).finish is Combine.finish or _elementwise(combine, "finish")
+        plain = finish and _elementwise(server, "init", "apply")
+        plain &= not (combine.needs_all or combine.moves_alone)
+        return plain and isinstance(self._crew, InParts) and self._crew.by_blocks
+
+    def reserve(self) -> None:
+        """Makes sure that the next version has room on disk, if that is where it goes; may be called again.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        if self._storage.folder is None or not self.in_parts:
+            return
+        state = {OPT + name: np.asarray(vector) for name, vector in self.moment.opt.items()}
+        for name, like in {MODEL: self.moment.params, **state}.items():
+            if name not in self._room:
+                self._room[name] = self._storage.empty(len(like), like.dtype)
 
     @property
     def version(self) -> int:
@@ -217,15 +247,79 @@ class DataPlane:
 
     def _move(self, before: Moment, good: Table, now: Sent) -> tuple[Vector, Vectors, Vectors]:
         """The next parameters, optimiser state and rule's state, from the reports of what counts."""
-        *parts, opt, state = self._moved(before, good, now)  # the means are free by now
-        params = parts[0] if len(parts[1]) == 0 else np.concatenate(parts)
-        if not all(np.isfinite(params[at : at + BLOCK]).all() for at in range(0, len(params), BLOCK)):
+        if self.in_parts:
+            return self._moved_in_parts(before, good)
+        *both, opt, state = self._moved(before, good, now)  # the means are free by now
+        params = both[0] if len(both[1]) == 0 else np.concatenate(both)
+        for at in range(0, len(params), BLOCK):
+            self._check(params[at : at + BLOCK], before.version + 1)
+        return params, opt, state
+
+    def _check(self, params: Vector, version: int) -> None:
+        """Raises UserError if a part of a model is not finite."""
+        if not np.isfinite(params).all():
             raise UserError(
-                f"version {before.version + 1}: {type(self._algorithm.server).__name__} moved the model to "
+                f"version {version}: {type(self._algorithm.server).__name__} moved the model to "
                 "infinity or NaN, where nothing can be trained; lower algorithm.server.lr, or the clients' "
                 "rate, algorithm.local.lr"
             )
-        return params, opt, state
+
+    def _initial_opt(self, start: Vector) -> Vectors:
+        """The server part's state before the first version."""
+        if not self.in_parts:
+            return self._algorithm.server.init(start)
+        opt: dict[str, Vector] = {}
+        for part in parts(len(start), start):
+            self._write(opt, self._algorithm.server.init(start[part]), part)
+        return opt
+
+    def _write(self, opt: dict[str, Vector], made: Vectors, part: slice) -> None:
+        """Writes a part of an optimiser's state to its place."""
+        for name, vector in made.items():
+            if name not in opt:
+                opt[name] = self._taken(OPT + name, self.spec.trained, vector.dtype)
+            opt[name][part] = vector
+
+    def _taken(self, name: str, size: int, dtype: npt.DTypeLike = np.float32) -> Vector:
+        """A vector to write to: what was reserved under this name, or a new one."""
+        reserved = self._room.pop(name, None)
+        if reserved is not None and (len(reserved), reserved.dtype) == (size, dtype):
+            return reserved
+        return self._storage.empty(size, dtype)
+
+    def _moved_in_parts(self, before: Moment, good: Table) -> tuple[Vector, Vectors, Vectors]:
+        """As `_move`, to the same bits; what is in memory beside both versions is a part of each vector."""
+        combine, server, crew = self._algorithm.combine, self._algorithm.server, self._crew
+        divisor = math.fsum(combine.divisors(good))  # exact: no order, no rounding
+        if divisor <= 0.0:
+            return before.params, before.opt, before.state
+        assert isinstance(crew, InParts)
+        size, trained = self.spec.size, self.spec.trained
+        info = Info(before.version + 1, self._num_clients, len(good), self._folding.seed)
+        params, opt = self._taken(MODEL, size), dict[str, Vector]()
+        divisor /= self._folding.max_weight
+        old, new = before.opt.values(), opt.values()
+        for part in parts(trained, before.params, params, *old):
+            mean = {n: crew.part(i, part, divisor) for i, n in enumerate(self._algorithm.local.up)}
+            folded = {**mean, **combine.finish(mean, good, before.state, info)[0]}
+            had = {name: vector[part] for name, vector in before.opt.items()}
+            told = replace(info, folded=folded)
+            moved, made = server.apply(before.params[part], folded["delta"], had, told)
+            self._check_shape(moved, part.stop - part.start)
+            params[part] = moved
+            self._check(params[part], info.version)
+            self._write(opt, made, part)
+            for vector in new:
+                release(vector[part])
+        for part in parts(size, before.params, params, start=trained):
+            np.add(before.params[part], crew.part(0, part, divisor), out=params[part])  # plain mean
+            self._check(params[part], info.version)
+        return params, opt, before.state
+
+    def _check_shape(self, moved: Vector, size: int) -> None:
+        if np.shape(moved) != (size,):
+            rule = type(self._algorithm.server).__name__
+            raise UserError(f"{rule}.apply returned shape {np.shape(moved)}, but must return ({size},)")
 
     def _moved(self, before: Moment, good: Table, now: Sent) -> tuple[Vector, Vector, Vectors, Vectors]:
         """As `_move`; what is trained, f32[trained], and the buffers, f32[size - trained], apart."""
@@ -241,9 +335,7 @@ class DataPlane:
         folded = {**mean, **made}
         info = replace(info, folded=folded)
         moved, opt = self._algorithm.server.apply(before.params[:trained], folded["delta"], before.opt, info)
-        rule = type(self._algorithm.server).__name__
-        if np.shape(moved) != (trained,):
-            raise UserError(f"{rule}.apply returned shape {np.shape(moved)}, but must return ({trained},)")
+        self._check_shape(moved, trained)
         buffers = before.params[trained:] + means[0, trained:]  # plain mean
         return np.asarray(moved, np.float32), buffers, opt, state
 
@@ -321,6 +413,14 @@ class DataPlane:
         if self._spill is not None:
             self._spill.close()
         self.store.close()
+
+
+def _elementwise(part: Combine | Server, *methods: str) -> bool:
+    """Whether a rule says that it is, of these methods: a class below may have written one anew."""
+    order = [vars(cls) for cls in type(part).__mro__]
+    said = next(i for i, own in enumerate(order) if "elementwise" in own)
+    written = (next(i for i, own in enumerate(order) if method in own) for method in methods)
+    return part.elementwise and all(said <= at for at in written)
 
 
 def waves(clients: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:

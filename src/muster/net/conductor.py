@@ -71,6 +71,10 @@ class Plane(Protocol):
         """Metrics of the newest model."""
         ...
 
+    def reserve(self) -> None:
+        """Makes sure that there is room for the next version; raises OSError if the disk is full."""
+        ...
+
 
 @dataclass(frozen=True)
 class Present:

@@ -11,13 +11,11 @@ from functools import partial
 import numpy as np
 
 from muster.core.params import Vector
-from muster.core.sums import BLOCK, FixedPointSum
+from muster.core.storage import WIDTH, parts
+from muster.core.sums import FixedPointSum
 from muster.learn.gate import add_squares, extremes
 
 from .wire import Route, Stored
-
-WIDTH = 8 * BLOCK
-"""Coordinates of a block: 1 MB of an update, 2 MB of the sum."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,16 @@ class LaterSum:
         """
         names, size = self._shape.names, self._shape.route.size
         out = np.empty((len(names), size), np.float32)
-        for row, name in zip(out, names, strict=True):
-            for start in range(0, size, WIDTH):
-                block = row[start : start + WIDTH]
-                block[:] = self._block(name, start, len(block)).take(divisor)
+        for number, row in enumerate(out):
+            for part in parts(size):
+                row[part] = self.part(number, part, divisor)
         return out.reshape(-1)
 
-    def _block(self, name: str, start: int, count: int) -> FixedPointSum:
-        """The sum of `count` coordinates from `start` on."""
-        total, part = FixedPointSum(count, self._scale), np.empty(count, np.float32)
+    def part(self, number: int, part: slice, divisor: float) -> Vector:
+        """As `take`, of vector `number` the elements `part`."""
+        name, count = self._shape.names[number], part.stop - part.start
+        total, block = FixedPointSum(count, self._scale), np.empty(count, np.float32)
         for update, weight, largest in self._updates:
-            self._shape.route.fill(partial(update.read, name), start, part)
-            total.add(part, weight, largest)
-        return total
+            self._shape.route.fill(partial(update.read, name), part.start, block)
+            total.add(block, weight, largest)
+        return total.take(divisor)

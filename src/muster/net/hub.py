@@ -144,6 +144,7 @@ class Hub:
             await asyncio.to_thread(self.journal.sync)
         for entry, end, (_, future) in zip(entries, ends, batch, strict=True):
             counts = entry.kind != Kind.ARRIVED or self.conductor.is_out(entry.client, entry.ticket)
+            await self.with_space(self.conductor.plane.reserve)  # a version cannot be made by half
             await asyncio.to_thread(self.conductor.deliver, entry)
             await self._after(end)
             if not future.cancelled():

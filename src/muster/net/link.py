@@ -28,6 +28,9 @@ _FINAL = {
 }
 """Asking again would not help."""
 
+SYNCED_PER_SEC = 10e6
+"""Bytes that any server brings to its disk in a second: it answers an upload when it has."""
+
 _RANDOM = secrets.SystemRandom()
 
 
@@ -202,6 +205,7 @@ class Link:
                         yield pb.UploadPart(data=data)
                         sent += len(data)
                         watch.moved()
+                watch.moved(total / SYNCED_PER_SEC)  # the server has yet to bring it to its disk and check it
 
             call = self._stub.Upload.future(parts(), metadata=self._metadata)
             with self._fitting(), watch.over(call):
@@ -240,9 +244,9 @@ class _Watchdog:
         self._call = call
         return self
 
-    def moved(self) -> None:
-        """Something has."""
-        self._last = time.monotonic()
+    def moved(self, more_secs: float = 0.0) -> None:
+        """Something has; what moves next may take `more_secs` longer."""
+        self._last = time.monotonic() + more_secs
 
     def __enter__(self) -> _Watchdog:
         threading.Thread(target=self._watch, daemon=True).start()

@@ -10,13 +10,15 @@ from muster.core.algorithm import Combine
 from muster.core.errors import RunFolderError
 from muster.core.params import ParamSpec, Vector
 from muster.core.store import decode
+from muster.core.sums import FixedPointSum
 from muster.core.tables import REPORT, Ids, Refusal, Table, rows
+from muster.data.federated import FederatedData
 from muster.learn.crew import Kept, Total
 from muster.learn.gate import judged
 from muster.learn.learner import Learner, Scores, Sent, Trained
 from muster.learn.numerics import Numerics
 from muster.learn.states import State
-from muster.learn.trainer import Trainer
+from muster.learn.trainer import Folding, Trainer
 
 from .folding import LaterSum, Shape
 from .journal import Entry
@@ -58,7 +60,9 @@ class Received:
     Under a rule that changes updates, or needs all of them, it is one whole update and the whole sum.
 
     Args:
-        trainer: Gates, weighs and adds; it trains nothing.
+        folding: How updates are weighed and added.
+        spec: Layout of the model.
+        data: Of the job.
         spool: Where the updates lie.
         route: Which spans of a vector have travelled.
         arrived: Ticket -> its journal entry.
@@ -67,20 +71,33 @@ class Received:
     """
 
     def __init__(
-        self, trainer: Trainer, spool: Spool, route: Route, arrived: Mapping[int, Entry], examine: Examine
+        self,
+        folding: Folding,
+        spec: ParamSpec,
+        data: FederatedData,
+        spool: Spool,
+        route: Route,
+        arrived: Mapping[int, Entry],
+        examine: Examine,
     ) -> None:
-        self._trainer, self._spool, self._route = trainer, spool, route
+        self._folding, self._spec, self._data = folding, spec, data
+        self._spool, self._route = spool, route
         self._arrived, self._examine = arrived, examine
-        folding, spec = trainer.folding, trainer.learner.spec
         self._shape = Shape(folding.local.up, route, spec.trained)
         self._later = LaterSum(self._shape, folding.scale)
         self._known: dict[int, tuple[Vector, float]] = {}
         """By ticket, the largest coordinate and the norm of updates that were checked when they arrived."""
 
     @cached_property
+    def _trainer(self) -> Trainer:
+        """Gates, weighs and adds whole updates; it trains nothing."""
+        total = FixedPointSum(len(self._folding.local.up) * self._spec.size, self._folding.scale)
+        return Trainer(Elsewhere(self._spec), self._data, self._folding, total)
+
+    @cached_property
     def by_blocks(self) -> bool:
         """Whether no update is ever whole in memory: the rule neither changes them nor needs them all."""
-        combine = self._trainer.folding.combine
+        combine = self._folding.combine
         return type(combine).shift is Combine.shift and not combine.needs_all
 
     def train(
@@ -106,7 +123,7 @@ class Received:
 
     def _judged(self, tasks: Table, staleness: Ids) -> Table:
         """REPORT rows; what the gate lets pass is summed when the mean is asked for."""
-        combine, reports = self._trainer.folding.combine, rows(REPORT, len(tasks))
+        combine, reports = self._folding.combine, rows(REPORT, len(tasks))
         for i, ticket in enumerate(tasks["ticket"].tolist()):
             report = self._report(self._arrived[ticket], int(staleness[i]))
             if not report["refused"][0]:
@@ -116,7 +133,7 @@ class Received:
                     largest, report["norm"] = self._shape.measured(update) if known is None else known
                 except (OSError, WireError) as error:
                     raise MissingUpdateError(f"update {ticket} cannot be read: {error}") from error
-                weights = combine.weights(report) / self._trainer.folding.max_weight
+                weights = combine.weights(report) / self._folding.max_weight
                 report["refused"] = judged(largest, weights)
                 if not report["refused"][0]:
                     self._later.add(update, float(weights[0]), float(largest[0]))
@@ -129,7 +146,7 @@ class Received:
     def _report(self, entry: Entry, staleness: int) -> Table:
         said: Mapping[str, Any] = entry.more["report"]
         report = rows(REPORT, 1, ticket=entry.ticket, client=entry.client, staleness=staleness, **said)
-        report["a_norm"] = self._trainer.folding.local.worth(int(said["num_steps"]))
+        report["a_norm"] = self._folding.local.worth(int(said["num_steps"]))
         report["refused"] = entry.more["refused"]
         return report
 
@@ -145,13 +162,12 @@ class Received:
             raise MissingUpdateError(f"update {ticket} cannot be read: {error}") from error
         up = self._trainer.up[0]
         up[:] = 0
-        for row, name in zip(up, self._trainer.folding.local.up, strict=True):
+        for row, name in zip(up, self._folding.local.up, strict=True):
             self._route.put(vectors[name], row)
 
     def check(self, ticket: int, report: Table) -> Refusal:
         """The gate, when an update arrives: a client is told at once, and a repeat offender is noticed."""
-        folding = self._trainer.folding
-        weights = folding.combine.weights(report) / folding.max_weight
+        weights = self._folding.combine.weights(report) / self._folding.max_weight
         largest, norm = self._shape.measured(self._spool.stored(ticket))
         if self.by_blocks:
             self._known[ticket] = largest, norm
@@ -172,6 +188,10 @@ class Received:
     def total(self) -> Total:
         """The sum of what was folded."""
         return self._later if self.by_blocks else self._trainer.total
+
+    def part(self, number: int, part: slice, divisor: float) -> Vector:
+        """Of the mean of one of the vectors, the elements `part`."""
+        return self._later.part(number, part, divisor)
 
     def clear(self) -> None:
         """Zeroes it."""

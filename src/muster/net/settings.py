@@ -36,6 +36,10 @@ class Deploy(Part):
     joins_per_sec: int = 250
     """Clients that are admitted in a second; the others are told when to come back."""
 
+    memory_mb: float | None = None
+    """A larger model is kept on disk by the server, which then needs no memory for it; default: a sixteenth
+    of the machine's memory."""
+
     def __post_init__(self) -> None:
         for name in ("lease_secs", "poll_secs", "call_secs", "stall_secs", "retry_secs", "give_up_secs"):
             self.check_number(name, above=0, at_most=1e6)
@@ -43,6 +47,7 @@ class Deploy(Part):
         self.check_number("quarantine_after", at_least=1)
         self.check_number("norm_warning", above=1)
         self.check_number("joins_per_sec", at_least=1)
+        self.check_number("memory_mb", at_least=0)
 
     @property
     def beat_secs(self) -> float:

@@ -22,10 +22,9 @@ import numpy.typing as npt
 
 from muster.core.params import Vector
 from muster.core.part import known
+from muster.core.storage import WIDTH, parts, release
 from muster.uploads.compress import Compress
 
-BLOCK = 1 << 18
-"""Numbers that are written in one go."""
 MAX_HEADER = 1 << 16
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
@@ -97,11 +96,17 @@ class Route:
         """Numbers that travel."""
         return sum(stop - start for start, stop in self.spans)
 
-    def pick(self, vector: Vector) -> Vector:
-        """What travels of f32[size]; the vector itself if that is all of it."""
+    def pick(self, vector: Vector, empty: Callable[[int], Vector] = np.empty) -> Vector:
+        """What travels of f32[size], in a vector that `empty` makes; `vector` itself if that is all of it."""
         if self.length == self.size:
             return vector
-        return np.concatenate([vector[start:stop] for start, stop in self.spans])
+        out, at = empty(self.length).astype(np.float32, copy=False), 0
+        for start, stop in self.spans:
+            for part in parts(stop, vector, start=start):
+                into = out[at : (at := at + part.stop - part.start)]
+                into[:] = vector[part]
+                release(into)
+        return out
 
     def fill(self, read: Callable[[int, Vector], None], start: int, out: Vector) -> None:
         """Fills `out` with the whole vector's elements from `start` on; what did not travel is 0.
@@ -137,8 +142,8 @@ def encode(layout: Layout, vectors: Mapping[str, Vector | bytes]) -> Iterator[by
         if isinstance(vector, bytes):
             yield vector
             continue
-        for start in range(0, size, BLOCK):
-            yield vector[start : start + BLOCK].astype("<f4").tobytes()
+        for part in parts(size, vector):
+            yield vector[part].astype("<f4", copy=False).tobytes()
 
 
 def infinite(rule: Compress, size: int) -> bytes:
@@ -250,8 +255,8 @@ def expand(source: Path, layout: Layout, target: Path) -> None:
                 data = file.read(layout.rule.num_bytes(size))
                 out.write(_decoded(layout.rule, name, data, size).data)
                 continue
-            for start in range(0, size, BLOCK):
-                out.write(file.read(4 * min(BLOCK, size - start)))
+            for start in range(0, size, WIDTH):
+                out.write(file.read(4 * min(WIDTH, size - start)))
 
 
 def _decoded(rule: Compress, name: str, data: bytes, size: int) -> Vector:

@@ -11,7 +11,7 @@ import sys
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Callable, Iterator, TypeVar
+from typing import IO, Any, Callable, Iterable, Iterator, TypeVar
 
 from muster.core.errors import RunFolderError
 from muster.core.record import Record
@@ -76,14 +76,15 @@ def _free_text(folder: Path) -> str:
         return "an unknown number of bytes"
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Writes a file aside, syncs it and renames it: readers see the old file or the new, never half.
 
     Raises:
         RunFolderError: The disk is full or the folder cannot be written; the old file is untouched.
     """
     with disk_errors(path.parent), _aside(path) as file:
-        file.write(content)
+        for piece in (content,) if isinstance(content, bytes) else content:
+            file.write(piece)
 
 
 @contextmanager
