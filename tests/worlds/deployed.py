@@ -16,6 +16,7 @@ import numpy as np
 
 from muster.compose import compose
 from muster.core.record import Record
+from muster.core.storage import Storage
 from muster.core.tables import SECOND
 from muster.data.store import prepare
 from muster.deploy import errand as errands
@@ -130,17 +131,16 @@ class Rig:
             self._ready.set()
 
     async def _serve(self) -> None:
-        def make() -> Assembly:
-            return assemble(
-                self.job,
-                self.folder,
-                start_of(replace(self.job, deploy=self.job.deploy)),
-                lambda p: {},
-                store=self.folder / "clients",
-            )
+        start = start_of(self.job)
+        storage = Storage.fitting(self.folder, start.spec.num_bytes, self.job.deploy.memory_mb)
+        start = replace(start, storage=storage)
 
-        again = (self.folder / JOURNAL).is_file()
-        made, began = take_up(make, self.folder, self.said.append) if again else (make(), 0)
+        def make() -> Assembly:
+            return assemble(self.job, self.folder, start, lambda p: {}, store=self.folder / "clients")
+
+        again, on_disk = (self.folder / JOURNAL).is_file(), storage.folder is not None
+        taken_up = take_up(make, self.folder, self.said.append, on_disk=on_disk) if again else (make(), 0)
+        made, began = taken_up
         journal = Journal(self.folder)
         try:
             await self._open(made, began, journal)
@@ -150,7 +150,9 @@ class Rig:
 
     async def _open(self, made: Assembly, began: int, journal: Journal) -> None:
         keeper = Keeper(self.job, self.folder, made, (self,), Tally(), saved=made.conductor.state.version)  # type: ignore[arg-type]
-        models = Models(self.folder, made.route, lambda version: made.plane.moment.snapshots[version])
+        models = Models(
+            self.folder, made.route, lambda version: made.plane.moment.snapshots[version], made.storage
+        )
         self.hub = Hub(
             made.conductor, journal, made.spool, models, self.job.deploy, keeper, self.said.append, began,
             self.clock, records=made.records, notes=made.notes,

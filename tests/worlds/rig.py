@@ -17,6 +17,7 @@ from muster.core.algorithm import Algorithm, Local
 from muster.core.record import Record
 from muster.core.state import Limits, ServerState, initial_state, load_state, save_state
 from muster.core.step import step
+from muster.core.storage import IN_MEMORY, Storage
 from muster.core.store import ClientStore
 from muster.core.sums import FixedPointSum, scale_for
 from muster.core.tables import (
@@ -105,6 +106,7 @@ class Rig:
         seed: Of the run.
         limits: When it ends.
         store: Folder of the clients' states; default: one that goes with the rig.
+        storage: Where versions are kept that are made in parts.
 
     """
 
@@ -116,6 +118,7 @@ class Rig:
     seed: int = 5
     limits: Limits = field(default_factory=lambda: Limits(rounds=6))
     store: Path | None = None
+    storage: Storage = IN_MEMORY
     simulation: type[Simulation] = Watched
     kbps: float | None = None
     """Of the server's link, each way; None: it is not shared."""
@@ -155,6 +158,7 @@ class Rig:
             toy_population(self.data.num_examples.tolist()),
             folding,
             learner.initial(self.seed),
+            storage=self.storage,
         )
 
     def make_simulation(self, state: ServerState) -> Any:

@@ -41,6 +41,13 @@ from .examiner import Start
 
 CLIENTS, SECRET = "clients", "secret"
 
+ON_DISK = (
+    "asgd", "ditto", "esync", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedbn", "fedbuff", "feddyn",
+    "fednova", "fedper", "fedprox", "fedrep", "fedsgd", "fedyogi", "oort", "pfedme", "power_of_choice",
+    "qfedavg", "scaffold", "semi_sync", "ssgd", "ssp", "tifl",
+)  # fmt: skip
+"""The algorithms of the shelf that can be run with a model that is kept on disk."""
+
 Say = Callable[[str], None]
 
 
@@ -197,7 +204,7 @@ def assemble(
 
 
 def _check_on_disk(job: Job, plane: DataPlane, spec: ParamSpec) -> None:
-    """Raises UserError if the job has something done to whole vectors."""
+    """Raises UserError, and closes the plane, if the job has something done to whole vectors."""
     algorithm, why = job.algorithm, ""
     if job.compress is not None:
         why = f"compress: {job.compress.part_name()} decodes whole updates"
@@ -205,11 +212,11 @@ def _check_on_disk(job: Job, plane: DataPlane, spec: ParamSpec) -> None:
         names = algorithm.combine.part_name(), algorithm.server.part_name()
         why = f"algorithm.combine: {names[0]} with algorithm.server: {names[1]} works on whole vectors"
     if why:
+        plane.close()
         raise UserError(
             f"the model has {bytes_text(spec.num_bytes)}, more than deploy.memory_mb allows in memory, so it "
-            f"would be kept on disk, but {why}; FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedNova, "
-            "FedProx, FedBuff, SCAFFOLD and FedDyn can be run so, uncompressed or with deploy.zstd; or raise "
-            "deploy.memory_mb"
+            f"would be kept on disk, but {why}; choose no compress or deploy.zstd, and one of "
+            f"{', '.join(ON_DISK)}; or allow more memory: deploy.memory_mb"
         )
 
 
