@@ -39,7 +39,7 @@ def test_two_deltas_one_of_them_three_versions_late():
     both, total = reports(0, 3), FixedPointSum(1, scale_for(2))
     for delta, weight in zip((1.0, 3.0), StaleMean().weights(both), strict=True):
         total.add(np.array([delta], np.float32), float(weight))
-    mean = total.mean(StaleMean().divisors(both).sum())
+    mean = total.take(StaleMean().divisors(both).sum())
     moved, _ = Add().apply(np.zeros(1, np.float32), mean, {}, Info(1, 2, 2))
     assert moved.tolist() == [1.25]
 

@@ -34,7 +34,7 @@ class Parts(Inline):
 
     def part(self, number: int, part: slice, divisor: float) -> Any:
         if self._mean is None:
-            self._mean = self.total().mean(divisor).reshape(self._trainer.up.shape[1:])
+            self._mean = self.total().take(divisor).reshape(self._trainer.up.shape[1:])
         return self._mean[number, part]
 
 
