@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.core.randomness import _philox, key, rng, uniforms
+from muster.core.randomness import Draws, _philox, key, key_of, keys, rng, uniforms
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,20 @@ def test_a_generator_is_philox_with_that_key():
         mine, its = rng(5, "select", *numbers), np.random.Philox(key=key(5, "select", *numbers))
         assert str(mine.bit_generator.state) == str(its.state)
         assert mine.integers(0, 2**62, 9).tolist() == np.random.Generator(its).integers(0, 2**62, 9).tolist()
+
+
+def test_draws_are_the_generators_of_their_keys():
+    draws = Draws(keys(4, "train", [7, 2**40, 0], [0, 3, 1]))
+    for i, pair in enumerate([(7, 0), (2**40, 3), (0, 1)]):
+        mine, expected = draws[i], rng(4, "train", *pair)
+        assert (key_of(mine) == draws.keys[i]).all() and (key_of(expected) == draws.keys[i]).all()
+        assert mine.random(5).tolist() == expected.random(5).tolist()
+    assert len(draws) == 3 and draws[1].random() == rng(4, "train", 2**40, 3).random()
+
+
+def test_a_generator_that_has_been_drawn_from_has_no_key():
+    used = rng(0, "train", 1)
+    used.random()
+    for generator in (used, np.random.default_rng(0)):
+        with pytest.raises(ValueError, match="no fresh one"):
+            key_of(generator)

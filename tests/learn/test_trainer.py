@@ -8,7 +8,7 @@ from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, Refusal, rows
 from muster.learn.gate import extremes, judged
-from muster.learn.states import stacked
+from muster.learn.states import stacked, worths
 from muster.learn.trainer import Folding, Trainer
 from worlds.toy import SIZES, Fixed, Wander, toy_data
 
@@ -192,3 +192,8 @@ def test_what_all_clients_were_sent_is_not_copied_for_each():
     assert found["model"].tolist() == [[0] * 4, [1] * 4, [2] * 4]
     assert found["personal"].shape == (3, 4) and np.shares_memory(found["personal"], shared)
     assert found["personal"].strides[0] == 0
+
+
+def test_what_steps_are_worth_is_asked_once_for_each_number():
+    local, counts = SGD(momentum=0.9), np.array([3, 1, 3, 0, 1])
+    assert worths(local, counts).tolist() == [local.worth(count) for count in counts.tolist()]

@@ -47,8 +47,9 @@ def rng(seed: int, stream: str, *numbers: int) -> np.random.Generator:
 def keys(seed: int, stream: str, a: Sequence[int], b: Sequence[int]) -> npt.NDArray[np.uint64]:
     """`key(seed, stream, a[i], b[i])` for each i, u64[K, 2]: the lower half comes first."""
     begin = f"{stream}:{int(seed)}:"
-    pairs = (f"{begin}{x}:{y}".encode() for x, y in zip(a, b, strict=True))
-    return _words(b"".join(hashlib.blake2b(pair, digest_size=16).digest() for pair in pairs))
+    hashed = hashlib.blake2b
+    pairs = [f"{begin}{x}:{y}".encode() for x, y in zip(a, b, strict=True)]
+    return _words(b"".join([hashed(pair, digest_size=16).digest() for pair in pairs]))
 
 
 def key_of(rng: np.random.Generator) -> npt.NDArray[np.uint64]:

@@ -97,12 +97,12 @@ class FederatedData:
         Raises:
             IndexError: One is not in 0..num_clients-1.
         """
-        owned = []
-        for i in ids:
-            if not 0 <= i < self.num_clients:
-                raise IndexError(f"client {i} does not exist; there are {self.num_clients}")
-            owned.append(slice(int(self._offsets[i]), int(self._offsets[i + 1])))
-        return owned
+        chosen = np.asarray(ids, np.int64)
+        missing = chosen[(chosen < 0) | (chosen >= self.num_clients)]
+        if len(missing):
+            raise IndexError(f"client {missing[0]} does not exist; there are {self.num_clients}")
+        starts, ends = self._offsets[chosen].tolist(), self._offsets[chosen + 1].tolist()
+        return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
 
     @classmethod
     def open(cls, path: Path, verify: bool = False) -> FederatedData:

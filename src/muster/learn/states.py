@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from muster.core.algorithm import Vectors
+from muster.core.algorithm import Local, Vectors
 from muster.core.store import encode
+from muster.core.tables import Ids
 
 from .learner import Matrix, Sent
 
@@ -46,9 +48,14 @@ class State:
     unsent: Matrix | None = None
     """What compression has left out so far."""
 
+    @property
+    def leaves(self) -> bool:
+        """Whether there is anything to be kept."""
+        return self.lasting is not None or bool(self.about) or self.unsent is not None
+
     def encoded(self, refused: bool) -> bytes | None:
         """The state to be written down; None if there is none, or the update was refused."""
-        if refused or (self.lasting is None and not self.about and self.unsent is None):
+        if refused or not self.leaves:
             return None
         about = {f"{ABOUT}{name}": np.asarray(vector) for name, vector in self.about.items()}
         unsent = {} if self.unsent is None else {UNSENT: self.unsent}
@@ -67,3 +74,9 @@ def stacked(each: Sequence[Sent]) -> Sent:
 def prefix(vectors: Sent, trained: int) -> Sent:
     """The same with the model's vector cut to what rules see of it."""
     return {name: v[:trained] if name == "model" else v for name, v in vectors.items()}
+
+
+def worths(local: Local, num_steps: Ids) -> npt.NDArray[np.float64]:
+    """`Local.worth` of each, f64[K]: few numbers of steps are many clients'."""
+    counts, which = np.unique(num_steps, return_inverse=True)
+    return np.array([local.worth(count) for count in counts.tolist()], np.float64)[which]

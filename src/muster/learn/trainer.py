@@ -26,7 +26,7 @@ from .gate import judged
 from .learner import CohortLearner, Learner, Matrix, Scores, Sent, Stack, Together
 from .measuring import measured
 from .spill import Spill
-from .states import ABOUT, UNSENT, Learnt, State, prefix, stacked
+from .states import ABOUT, UNSENT, Learnt, State, prefix, stacked, worths
 from .uploads import Uploads
 
 PERSONAL = "personal"
@@ -251,7 +251,9 @@ class Trainer:
         Raises:
             TrainingError: One cannot be kept.
         """
-        new = {}
+        new: dict[int, bytes] = {}
+        if not any(state.leaves for state in states):
+            return new
         for i, (client, state) in enumerate(zip(tasks["client"].tolist(), states, strict=True)):
             try:
                 told = state.encoded(bool(refused[i]))
@@ -276,8 +278,7 @@ class Trainer:
         states = self.starts(clients, tasks["version"].tolist(), sent, kept)
         examples, owned = self.near.clients(clients)
         vectors = stacked([state.received for state in states])
-        steps = tasks["steps"].astype(np.int64)
-        before = [state.mine for state in states]
+        before, steps = [state.mine for state in states], tasks["steps"].astype(np.int64)
         try:
             done = learner.train_together(vectors, examples, owned, self.draws(tasks), up, before, steps)
         except MusterError:
@@ -404,7 +405,7 @@ class Trainer:
             loss=done.loss,
             loss_sq_mean=done.loss_sq_mean,
             loss_before=self.losses_before(tasks, states),
-            a_norm=[local.worth(count) for count in done.num_steps.tolist()],
+            a_norm=worths(local, done.num_steps),
         )
         where: Any = up
         if isinstance(where, np.ndarray):
