@@ -60,38 +60,72 @@ def _add_rows(factors: Any, rows: Any, count: int, into: Any) -> None:
 
 @compiled(ORDERLESS)
 def _products(inputs: Any, weight: Any, bias: Any, count: int, outputs: Any) -> None:
-    """outputs[k] = weight @ inputs[k] + bias for the first `count` rows, five for each pass over `weight`."""
+    """outputs[k] = weight @ inputs[k] + bias for the first `count` rows: four outputs of two rows at a time.
+
+    The last two of an odd number are the last two, of which one is made again.
+    """
     outs, ins = weight.shape
-    zero, k = np.float32(0.0), 0
-    while k + 5 <= count:
-        x0, x1, x2, x3, x4 = (
-            inputs[k, :ins],
-            inputs[k + 1, :ins],
-            inputs[k + 2, :ins],
-            inputs[k + 3, :ins],
-            inputs[k + 4, :ins],
-        )
-        for o in range(outs):
-            row, b = weight[o], bias[o]
-            s0, s1, s2, s3, s4 = zero, zero, zero, zero, zero
+    zero, whole = np.float32(0.0), outs - outs % 4
+    for pair in range((count + 1) // 2):
+        k = max(min(2 * pair, count - 2), 0)
+        j = min(k + 1, count - 1)
+        x, y = inputs[k, :ins], inputs[j, :ins]
+        for o in range(0, whole, 4):
+            w0, w1, w2, w3 = weight[o], weight[o + 1], weight[o + 2], weight[o + 3]
+            s0, s1, s2, s3 = zero, zero, zero, zero
+            t0, t1, t2, t3 = zero, zero, zero, zero
             for i in range(ins):
-                w = row[i]
-                s0 += w * x0[i]
-                s1 += w * x1[i]
-                s2 += w * x2[i]
-                s3 += w * x3[i]
-                s4 += w * x4[i]
-            outputs[k, o], outputs[k + 1, o], outputs[k + 2, o] = s0 + b, s1 + b, s2 + b
-            outputs[k + 3, o], outputs[k + 4, o] = s3 + b, s4 + b
-        k += 5
-    while k < count:
-        x0 = inputs[k, :ins]
-        for o in range(outs):
-            row, s0 = weight[o], zero
+                s0 += w0[i] * x[i]
+                s1 += w1[i] * x[i]
+                s2 += w2[i] * x[i]
+                s3 += w3[i] * x[i]
+                t0 += w0[i] * y[i]
+                t1 += w1[i] * y[i]
+                t2 += w2[i] * y[i]
+                t3 += w3[i] * y[i]
+            outputs[k, o], outputs[k, o + 1], outputs[k, o + 2], outputs[k, o + 3] = s0, s1, s2, s3
+            outputs[j, o], outputs[j, o + 1], outputs[j, o + 2], outputs[j, o + 3] = t0, t1, t2, t3
+        for o in range(whole, outs):
+            row, s0, t0 = weight[o], zero, zero
             for i in range(ins):
-                s0 += row[i] * x0[i]
-            outputs[k, o] = s0 + bias[o]
-        k += 1
+                s0 += row[i] * x[i]
+                t0 += row[i] * y[i]
+            outputs[k, o], outputs[j, o] = s0, t0
+    for k in range(count):
+        made = outputs[k, :outs]
+        for o in range(outs):
+            made[o] += bias[o]
+
+
+@compiled(ORDERLESS)
+def _add_products(slopes: Any, inputs: Any, count: int, into: Any) -> None:
+    """into[o] += Σ slopes[k, o] inputs[k] over the first `count` rows: four outputs by two rows at a time."""
+    outs, ins = into.shape
+    even, whole = count - count % 2, outs - outs % 4
+    for o in range(0, whole, 4):
+        r0, r1, r2, r3 = into[o], into[o + 1], into[o + 2], into[o + 3]
+        for k in range(0, even, 2):
+            x, y = inputs[k, :ins], inputs[k + 1, :ins]
+            a0, a1, a2, a3 = slopes[k, o], slopes[k, o + 1], slopes[k, o + 2], slopes[k, o + 3]
+            b0, b1 = slopes[k + 1, o], slopes[k + 1, o + 1]
+            b2, b3 = slopes[k + 1, o + 2], slopes[k + 1, o + 3]
+            for i in range(ins):
+                u, v = x[i], y[i]
+                r0[i] += a0 * u + b0 * v
+                r1[i] += a1 * u + b1 * v
+                r2[i] += a2 * u + b2 * v
+                r3[i] += a3 * u + b3 * v
+        for k in range(even, count):
+            x = inputs[k, :ins]
+            a0, a1, a2, a3 = slopes[k, o], slopes[k, o + 1], slopes[k, o + 2], slopes[k, o + 3]
+            for i in range(ins):
+                u = x[i]
+                r0[i] += a0 * u
+                r1[i] += a1 * u
+                r2[i] += a2 * u
+                r3[i] += a3 * u
+    for o in range(whole, outs):
+        _add_rows(slopes[:, o], inputs, count, into[o])
 
 
 @compiled(ORDERLESS)
@@ -124,8 +158,8 @@ def _matrix(vector: Any, at: Any, layer: int, dims: Any) -> Any:
 def _one(
     params: Any, inputs: Any, targets: Any, count: int, dims: Any, at: Any, scale: Any, into: Any, room: Any
 ) -> None:
-    """`backward` of one client. `room`: what layers give, slopes by turns, factors; and the losses."""
-    values, slopes, factors, losses = room
+    """`backward` of one client. `room`: what layers give, slopes by turns; and the losses."""
+    values, slopes, losses = room
     zero, last = np.float32(0.0), len(dims) - 2
     for layer in range(last + 1):
         outs = dims[layer + 1]
@@ -149,15 +183,14 @@ def _one(
                 _add_rows(slope[k], weight, outs, below)
                 for i in range(ins):
                     below[i] = below[i] if value[i] > zero else zero
+        shift = into[at[2 * layer + 1] : at[2 * layer + 1] + outs]
+        for k in range(count):
+            row = slope[k, :outs]
+            for o in range(outs):
+                row[o] *= scale
+                shift[o] += row[o]
         read = inputs if layer == 0 else values[layer - 1]
-        moved = _matrix(into, at, layer, dims)
-        for o in range(outs):
-            total = zero
-            for k in range(count):
-                factors[k] = scale * slope[k, o]
-                total += factors[k]
-            into[at[2 * layer + 1] + o] += total
-            _add_rows(factors, read, count, moved[o])
+        _add_products(slope, read, count, _matrix(into, at, layer, dims))
 
 
 @compiled(ORDERLESS)
@@ -192,9 +225,9 @@ def backward(
     for layer in range(1, len(dims)):
         width = max(width, dims[layer])
     values = np.empty((len(dims) - 1, size, width), np.float32)
-    slopes, factors = np.empty((2, size, width), np.float32), np.empty(size, np.float32)
+    slopes = np.empty((2, size, width), np.float32)
     for k in range(len(params)):
-        room = (values, slopes, factors, losses[k])
+        room = (values, slopes, losses[k])
         _one(params[k], inputs[k], targets[k], filled[k], dims, at, scale, into[k], room)
 
 
