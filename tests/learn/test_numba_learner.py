@@ -12,7 +12,7 @@ from muster.core.errors import UserError
 from muster.core.randomness import Draws, keys, rng
 from muster.core.work import Steps, Work
 from muster.models.convolutional import LeafCNN
-from muster.models.dense import MLP
+from muster.models.dense import MLP, Logistic
 from muster.tasks.classification import Classification
 from worlds.toy import FACTS, examples
 
@@ -50,6 +50,18 @@ def test_a_task_whose_end_is_not_known_is_trained_by_numpy():
         done = learner.train({"model": learner.initial(0)}, examples([8]), rng(0, "x"), up, None, asked)
         made.append((done.num_steps, up.tobytes()))
     assert made[0] == made[1] and made[0][0] == 4
+
+
+@pytest.mark.parametrize("work", [Work(batch_size=3), Work(steps=7, batch_size=4), Work(batch_size=0)])
+def test_batches_are_those_of_numpy(work):
+    sizes, steps = np.array([9, 5, 4]), np.array([0, 3, 2])
+    counts, found = work.num_steps(sizes, steps.astype(np.int32)), []
+    order = np.argsort(-counts, kind="stable")
+    for kind in (NumbaLearner, NumpyLearner):
+        learner = kind(Logistic(), Classification(), FACTS, SGD(), work)
+        draws = Draws(keys(0, "train", order.tolist(), [1] * 3))
+        found.append(learner._schedule(sizes[order], draws, steps[order], counts[order]))
+    assert (found[0][0] == found[1][0]).all() and (found[0][1] == found[1][1]).all()
 
 
 @dataclass(frozen=True)

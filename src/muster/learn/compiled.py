@@ -1,16 +1,22 @@
-"""What compiled cohorts of dense models share: one client is a cohort of one."""
+"""What compiled cohorts of dense models share: one client is a cohort of one.
+
+Where numba is installed, what is around them is compiled too, to the same bits as without.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from muster.core.algorithm import Local
 from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
 from muster.core.randomness import Draws, key_of
+from muster.core.sums import SAFE, FixedPointSum
 from muster.core.work import Steps, Work
 from muster.models.model import Model
 from muster.tasks.task import Task
@@ -18,6 +24,35 @@ from muster.tasks.task import Task
 from .client import OwnClient
 from .learner import Matrix, Sent, Trained
 from .numpy_learner import NumpyLearner
+from .passes import Passes
+
+kernels: Any = None
+if find_spec("numba") is not None:
+    from . import kernels
+
+
+class ExactPasses(Passes):
+    """Compiled where NumPy's bits can be had so."""
+
+    def extremes(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """See `Passes`."""
+        found = np.empty(len(vectors), np.int32)
+        kernels.largest(vectors.view(np.int32), found)
+        return found.view(np.float32)
+
+    def add(
+        self,
+        total: FixedPointSum,
+        vectors: npt.NDArray[np.float32],
+        weights: npt.NDArray[np.float64],
+        largest: float,
+    ) -> None:
+        """See `Passes`."""
+        factors = weights * 2.0**total.scale
+        if float(factors.max(initial=0.0)) * largest < SAFE:
+            kernels.add(vectors, factors, total.total)
+        else:
+            super().add(total, vectors, weights, largest)
 
 
 class CompiledLearner(NumpyLearner):
@@ -28,6 +63,7 @@ class CompiledLearner(NumpyLearner):
     """
 
     backend: ClassVar[str]
+    passes = Passes() if kernels is None else ExactPasses()
 
     def __init__(self, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> None:
         super().__init__(model, task, facts, local, work)
@@ -58,3 +94,17 @@ class CompiledLearner(NumpyLearner):
         owned, asked = [slice(0, len(examples))], np.array([steps], np.int64)
         done = self.train_together(rows, examples, owned, Draws(key_of(rng)), up[None], [kept], asked)
         return Trained(int(done.num_steps[0]), float(done.loss[0]), float(done.loss_sq_mean[0]), done.kept[0])
+
+    def _shuffle(
+        self,
+        index: npt.NDArray[np.int64],
+        sizes: npt.NDArray[np.int64],
+        draws: Draws,
+        steps: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+    ) -> None:
+        if kernels is None:
+            return super()._shuffle(index, sizes, draws, steps, lengths)
+        counts = self._work.num_steps(sizes, steps.astype(np.int32))
+        kernels.shuffle(index, draws.keys, sizes, counts, self._work.batch_size or int(sizes.max()))
+        return None

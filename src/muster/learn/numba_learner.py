@@ -11,8 +11,6 @@ import numpy.typing as npt
 from muster.core.algorithm import Local, Vectors
 from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
-from muster.core.randomness import Draws
-from muster.core.sums import SAFE, FixedPointSum
 from muster.core.work import Work
 from muster.models.model import Model
 from muster.tasks.cross_entropy import CrossEntropy
@@ -20,12 +18,11 @@ from muster.tasks.task import Task
 
 from . import kernels
 from .cohort import descend_together
-from .compiled import CompiledLearner
+from .compiled import CompiledLearner, ExactPasses
 from .learner import Matrix
-from .passes import Passes
 
 
-class CompiledPasses(Passes):
+class CompiledPasses(ExactPasses):
     """Norms are added in another order than NumPy's."""
 
     def norms(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -33,26 +30,6 @@ class CompiledPasses(Passes):
         squares = np.empty(len(vectors))
         kernels.squares(vectors, squares)
         return np.sqrt(squares)
-
-    def extremes(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """See `Passes`."""
-        found = np.empty(len(vectors), np.int32)
-        kernels.largest(vectors.view(np.int32), found)
-        return found.view(np.float32)
-
-    def add(
-        self,
-        total: FixedPointSum,
-        vectors: npt.NDArray[np.float32],
-        weights: npt.NDArray[np.float64],
-        largest: float,
-    ) -> None:
-        """See `Passes`."""
-        factors = weights * 2.0**total.scale
-        if float(factors.max(initial=0.0)) * largest < SAFE:
-            kernels.add(vectors, factors, total.total)
-        else:
-            super().add(total, vectors, weights, largest)
 
 
 class NumbaLearner(CompiledLearner):
@@ -82,17 +59,6 @@ class NumbaLearner(CompiledLearner):
         shapes = [entries[weight].shape for weight, _ in self._names]
         self._dims = np.array([shapes[0][1], *(outs for outs, _ in shapes)], np.int64)
         self._stride = _fixed_stride(local)
-
-    def _shuffle(
-        self,
-        index: npt.NDArray[np.int64],
-        sizes: npt.NDArray[np.int64],
-        draws: Draws,
-        steps: npt.NDArray[np.int64],
-        lengths: npt.NDArray[np.int64],
-    ) -> None:
-        counts = self._work.num_steps(sizes, steps.astype(np.int32))
-        kernels.shuffle(index, draws.keys, sizes, counts, self._work.batch_size or int(sizes.max()))
 
     def _descended(
         self,
