@@ -125,3 +125,24 @@ def test_a_round_of_work_b_is_taken_to_pieces(backend):
     found = script.in_one_process(backend, 1)
     assert list(found) == [*script.PARTS, script.REST] and min(found.values()) > 0
     assert script.table("a", {backend: found}, True).splitlines()[-1].startswith("| **whole** | ")
+
+
+def test_the_gpu_benchmark_runs_on_the_cpu_with_five_clients():
+    pytest.importorskip("torch")
+    script = loaded("gpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER / "peers")
+        lines = list(script.table(script.Row("B", 50, 1), "cpu", 1, 0.1))
+    assert [line.split(" | ")[:2] for line in lines] == [
+        ["| B, 5", "plain torch, one client after another"],
+        ["| B, 5", "muster, cohorts"],
+    ]
+    assert min(float(line.split(" | ")[2]) for line in lines) > 0
+
+
+def test_the_gpu_benchmark_asks_for_a_gpu(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    with pytest.raises(SystemExit, match=r"--device is cuda, but torch .* finds no GPU here; run it"):
+        loaded("gpu").main()

@@ -72,7 +72,7 @@ def run(learner, local, data, chunk=0, rounds=2):
         tasks = rows(TASK, 6, client=np.array([3, 0, 5, 2, 4, 1]), attempt=attempt, ticket=np.arange(6))
         reports, new = it.train(tasks, np.zeros(6, np.int64), {0: sent}, kept, {}, np.zeros(1, np.int64))
         kept |= new
-        found.append((reports, total.mean(1.0)))
+        found.append((reports, total.total / 2.0**40))
     return it, found
 
 
@@ -155,15 +155,26 @@ def choose(model, facts, task, local=SGD(), mode="auto", chunk="auto", **numeric
 
 def test_auto_trains_cohorts_on_a_gpu_where_the_model_lets_it():
     cnn = (LeafCNN(), Facts("femnist", (1, 28, 28), 62), Classification())
-    told = choose(*cnn, device="cuda")
-    assert (told.backend, told.mode, told.chunk) == ("torch", "cohort", 158)
-    assert told.why == "engine: cohorts of 158 clients (auto: on a GPU)"
-    assert choose(*cnn, device="cuda", chunk=9, precision="tf32").chunk == 9
-    assert choose(*cnn, device="cuda", mode="cohort").chunk == 158
-    for other in (
-        choose(ConvNet2(), *cnn[1:], device="cuda"),
-        choose(*cnn, device="cuda", precision="bfloat16"),
-        choose(*cnn, device="cuda", mode="sequential"),
-        choose(*cnn),
+    with OneDevice():
+        told = choose(*cnn, device="meta")
+        assert (told.backend, told.mode, told.chunk) == ("torch", "cohort", 158)
+        assert told.why == "engine: cohorts of 158 clients (auto: on a GPU)"
+        assert choose(*cnn, device="meta", chunk=9, precision="tf32").chunk == 9
+        assert choose(*cnn, device="meta", mode="cohort").chunk == 158
+        for other in (
+            choose(ConvNet2(), *cnn[1:], device="meta"),
+            choose(*cnn, device="meta", precision="bfloat16"),
+            choose(*cnn, device="meta", mode="sequential"),
+        ):
+            assert (other.backend, other.mode) == ("torch", "sequential")
+    assert (choose(*cnn).backend, choose(*cnn).mode) == ("torch", "sequential")
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_no_cohort_trains_is_not_unfolded(device):
+    with pytest.raises(
+        UserError, match="engine.convolutions unfolded is for cohorts in torch, but clients train"
     ):
-        assert (other.backend, other.mode) == ("torch", "sequential")
+        make_learner("torch", *MODELS["leaf"], SGD(), WORK, asked)
+    with pytest.raises(UserError, match=r"convolutions unfolded and .* are for backend torch, but this is"):
+        make_learner("numpy", *MODELS["mlp"], SGD(), WORK, asked)

@@ -56,6 +56,11 @@ class DeviceCohort(TorchCohort, DeviceLearner):
         if numerics.gradients != "plain" and steps_unasked(local):
             self.numerics = replace(self.numerics, gradients="fused")
 
+    def _differs(self) -> str:
+        """As `TorchCohort`, in float32: TF32 alone would be too far off."""
+        with self._products(False):
+            return super()._differs()
+
     def train_together(
         self,
         sent: Sent,

@@ -115,14 +115,14 @@ def choose_engine(
 
 
 def _together_on_gpu(model: Model, facts: Facts, local: Local, numerics: Numerics, task: Task | None) -> bool:
-    """Whether cohorts in torch can train a job: a cohort is put together to see."""
+    """Whether cohorts in torch can train a job on the GPU: one is put together there to see."""
     choose_backend("torch", model)
     if task is None or not side_by_side(local):
         return False
     from .device_cohort import DeviceCohort
 
     try:
-        DeviceCohort(model, task, facts, local, Work(), numerics.on("cpu"))
+        DeviceCohort(model, task, facts, local, Work(), numerics)
     except UserError:  # what is wrong with the job as a whole is told by the learner that is made of it
         return False
     return True
@@ -183,8 +183,8 @@ def make_learner(
         _check_fits(model, facts)
     if backend != "torch" and numerics.of_torch:
         raise UserError(
-            "engine.gradients fused and factored, engine.layout channels_last, engine.precision bfloat16 and "
-            "engine.device other than cpu "
+            "engine.gradients fused and factored, engine.layout channels_last, engine.precision bfloat16, "
+            "engine.convolutions unfolded and engine.device other than cpu "
             f"are for backend torch, but this is {backend}; use engine.backend=torch, or leave them out"
         )
     if backend != "torch":

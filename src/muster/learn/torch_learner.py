@@ -68,6 +68,11 @@ class TorchLearner(Learner):
                 "engine.precision is tf32, which NVIDIA GPUs have, but engine.device is cpu; use float32 or "
                 "bfloat16, or engine.device=cuda"
             )
+        if numerics.convolutions == "unfolded":
+            raise UserError(
+                "engine.convolutions unfolded is for cohorts in torch, but clients train one after another; use "
+                "auto, or engine.mode=cohort"
+            )
         gradients = self._gradients(numerics)
         along = gradients != "plain" and not isinstance(local, OwnClient) and steps_along(local)
         self._flat = FlatModule(build(model, task, facts, 0), not along, self._device)
