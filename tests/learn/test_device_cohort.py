@@ -172,9 +172,8 @@ def test_auto_trains_cohorts_on_a_gpu_where_the_model_lets_it():
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_what_no_cohort_trains_is_not_unfolded(device):
-    with pytest.raises(
-        UserError, match="engine.convolutions unfolded is for cohorts in torch, but clients train"
-    ):
-        make_learner("torch", *MODELS["leaf"], SGD(), WORK, asked)
+    asked, rest = Numerics(device=device, convolutions="unfolded"), (SGD(), WORK)
+    with pytest.raises(UserError, match=r"convolutions unfolded is for cohorts in torch, but clients train"):
+        make_learner("torch", *MODELS["leaf"], *rest, asked)
     with pytest.raises(UserError, match=r"convolutions unfolded and .* are for backend torch, but this is"):
-        make_learner("numpy", *MODELS["mlp"], SGD(), WORK, asked)
+        make_learner("numpy", *MODELS["mlp"], *rest, asked)

@@ -70,8 +70,8 @@ class TorchLearner(Learner):
             )
         if numerics.convolutions == "unfolded":
             raise UserError(
-                "engine.convolutions unfolded is for cohorts in torch, but clients train one after another; use "
-                "auto, or engine.mode=cohort"
+                "engine.convolutions unfolded is for cohorts in torch, but clients train one after another; "
+                "use auto, or engine.mode=cohort"
             )
         gradients = self._gradients(numerics)
         along = gradients != "plain" and not isinstance(local, OwnClient) and steps_along(local)
