@@ -66,8 +66,9 @@ class Beliefs:
         send[at] = np.rint(progress["send_secs"] * SECOND)
         task = tasks[tasks["ticket"].searchsorted(progress["ticket"])]
         first = task["since"] == task["sent_at"]  # what was not computing was loading the model
-        waited = progress["now"] - task["sent_at"] - compute[at] * task["steps"]
-        load[at[first]] = np.maximum(waited[first], 0)
+        begun = task["sent_at"] + np.rint(progress["wait_secs"] * SECOND).astype(np.int64)
+        loaded = progress["now"] - begun - compute[at] * task["steps"]
+        load[at[first]] = np.maximum(loaded[first], 0)
         return Beliefs(self.clients, load, compute, send)
 
 

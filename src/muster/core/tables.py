@@ -108,6 +108,7 @@ EVENT = np.dtype(
         ("steps", "i4"),
         ("secs", "f8"),  # the client's compute seconds; of Progressed: of one of its last steps
         ("send_secs", "f8"),  # of Progressed: what sending its update would take
+        ("wait_secs", "f8"),  # of Progressed: how long its task was out before the client asked for it
         ("reason", "i1"),
     ]
 )

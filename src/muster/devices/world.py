@@ -226,7 +226,7 @@ class World:
             steps = int(
                 self.work.num_steps(np.asarray(who.num_examples[client], np.int64), int(task["steps"]))
             )
-        table[0] = (now, kind, client, task["ticket"], steps, secs, 0.0, why)
+        table[0] = (now, kind, client, task["ticket"], steps, secs, 0.0, 0.0, why)
         return table
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from muster.core.errors import RunFolderError
 from muster.core.record import Record
-from muster.core.tables import SECOND, Kind, Reason
+from muster.core.tables import SECOND, Kind, Reason, Table
 
 from .conductor import Conductor
 from .journal import Entry, Journal, Note
@@ -84,6 +84,8 @@ class Hub:
     def __post_init__(self) -> None:
         self._queue: asyncio.Queue[tuple[dict[str, Any], asyncio.Future[bool]]] = asyncio.Queue()
         self._news: dict[int, asyncio.Event] = {}
+        self._taken: dict[int, tuple[int, int]] = {}
+        """Client -> the ticket that it got last, and when: ns since the run began."""
         self._timer: asyncio.TimerHandle | None = None
         self._set: tuple[int, int] | None = None
         self._begin = self.clock()
@@ -100,6 +102,17 @@ class Hub:
         """ns since the run began; no two entries have the same, and the wall clock plays no part."""
         self._last = max(self._last + 1, self.began_ns + self.clock() - self._begin)
         return self._last
+
+    def give(self, task: Table) -> None:
+        """Notes when a client got its TASK row, [1]: until then it may have been loading its data."""
+        client, ticket = int(task["client"][0]), int(task["ticket"][0])
+        if self._taken.get(client, (-1, 0))[0] != ticket:
+            self._taken[client] = ticket, self.now_ns()
+
+    def waited_ns(self, task: Table) -> int:
+        """How long a task was out before its client asked for it; 0 where this server did not give it."""
+        ticket, taken_ns = self._taken.get(int(task["client"][0]), (-1, 0))
+        return max(taken_ns - int(task["sent_at"][0]), 0) if ticket == task["ticket"][0] else 0
 
     @property
     def num_queued(self) -> int:

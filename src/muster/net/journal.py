@@ -34,6 +34,7 @@ class Entry:
     steps: int = 0
     secs: float = 0.0
     send_secs: float = 0.0
+    wait_secs: float = 0.0
     more: Mapping[str, Any] = field(default_factory=dict)
     """Of `Joined`: name, instance; of `Arrived`: the report and where the update lies."""
 
@@ -50,13 +51,14 @@ class Entry:
             steps=self.steps,
             secs=self.secs,
             send_secs=self.send_secs,
+            wait_secs=self.wait_secs,
         )
 
     def to_json(self) -> dict[str, Any]:
         """JSON data; what is at its default is left out."""
         body = {"now": self.now, "kind": self.kind.name.lower(), "client": self.client, "ticket": self.ticket}
         extra: dict[str, Any] = {"reason": int(self.reason), "steps": self.steps, "secs": self.secs}
-        extra |= {"send_secs": self.send_secs, "more": dict(self.more)}
+        extra |= {"send_secs": self.send_secs, "wait_secs": self.wait_secs, "more": dict(self.more)}
         return body | {name: value for name, value in extra.items() if value}
 
     @classmethod

@@ -50,6 +50,7 @@ async def more_steps(
                 steps=steps,
                 secs=min(step_secs, most),
                 send_secs=send_secs,
+                wait_secs=hub.waited_ns(row) / SECOND,
             )
         elif (left := until - time.monotonic()) > 0:
             with suppress(TimeoutError):

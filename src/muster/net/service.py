@@ -28,7 +28,7 @@ from .access import Gatekeeper
 from .conductor import ANSWER
 from .hub import Hub
 from .leases import FINISH, OVER, more_steps
-from .reports import REASONS, REPORTED, report_row
+from .reports import REASONS, REPORTED, UNSAID, report_row, said_or
 from .roster import Member
 from .rpc import LEAST_PIECE, PIECE, agreed, pb
 from .spool import DamagedError, Incoming
@@ -119,7 +119,7 @@ class Service:
                 f"({request.software[:100]}) does not know: pip install --upgrade 'muster-fl[net]'"
             )
         most = int(self._num_examples.max())
-        if not -1 <= request.num_examples <= most:  # -1: its row of the job's data set
+        if not UNSAID <= request.num_examples <= most:
             raise UserError(
                 f"{request.name} says that it has {request.num_examples:,} examples, but this run allows "
                 f"{most:,} a client at most"
@@ -150,7 +150,7 @@ class Service:
         if self._hub.conductor.ended is None and (
             member is None or not member.present or member.instance != instance
         ):
-            num = int(self._num_examples[client]) if request.num_examples < 0 else request.num_examples
+            num = said_or(int(self._num_examples[client]), request.num_examples)
             more = {"name": request.name, "instance": instance, "num_examples": num}
             await self._hub.submit(Kind.JOINED, client=client, reason=Reason.REJOINED, more=more)
         self._hub.heard[client] = time.monotonic()
@@ -237,6 +237,7 @@ class Service:
             return pb.AwaitReply(outcomes=told)
         ticket, version = int(row["ticket"][0]), int(row["version"][0])
         model = await self._hub.with_space(self._hub.models.of, version)
+        self._hub.give(row)
         layout = self._hub.spool.layout
         task = pb.Task(
             ticket=ticket,
@@ -335,8 +336,9 @@ class Service:
             return pb.UploadReply(status="damaged", why=str(error))
         except WireError as error:
             return await self._take(member, head, Refusal.WRONG_SHAPE, str(error), began)
-        refusal = await asyncio.to_thread(self._check, ticket, report_row(member.client, head))
-        if not 0 <= head.report.num_examples <= member.num_examples:
+        report = report_row(member, head)
+        refusal = await asyncio.to_thread(self._check, ticket, report)
+        if not 0 <= report["num_examples"][0] <= member.num_examples:
             refusal = Refusal.BAD_WEIGHT
         return await self._take(member, head, refusal, REASONS.get(refusal, ""), began)
 
@@ -374,7 +376,7 @@ class Service:
 
         `num_bytes` have come; None: all that were announced.
         """
-        report = report_row(member.client, head)
+        report = report_row(member, head)
         secs = float(report["secs"][0])
         more = {
             "sha256": head.sha256[:64],
@@ -419,7 +421,8 @@ class Service:
         member = await self._member(request.caller, context, "Measured")
         row = self._hub.conductor.task_of(member.client)
         if row is not None and row["ticket"][0] == request.ticket and row["work"][0] == Purpose.MEASURE:
-            num = min(max(int(request.num_examples), 0), member.num_examples)
+            num = said_or(member.num_examples, request.num_examples)
+            num = min(max(num, 0), member.num_examples)
             said = dict(zip(ANSWER, (num, request.loss, request.accuracy), strict=True))
             more = {"measured": said, "bytes": ANSWER_BYTES}
             await self._hub.submit(Kind.ARRIVED, client=member.client, ticket=request.ticket, more=more)
