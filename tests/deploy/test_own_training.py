@@ -96,6 +96,41 @@ def test_what_is_submitted_moves_the_model_by_hand(rig_of: Callable[[Job], Rig])
         np.testing.assert_allclose(view, 3.5, atol=1e-5, err_msg=name)
 
 
+def test_a_loop_that_does_not_say_how_many_examples_it_has_weighs_by_its_row_of_the_data(
+    rig_of: Callable[[Job], Rig],
+) -> None:
+    rig = rig_of(job_of(rounds=1, num_clients=2))
+    initial, said = rig.made.plane.params.copy(), list[str]()
+
+    def live(number: int) -> None:
+        name, num = f"client-{number}", (-1, 10)[number]
+        for task in muster.client(f"127.0.0.1:{rig.port}", name, num_examples=num, insecure=True):
+            said.append(task.submit({key: value + (1 + number) for key, value in task.model.items()}))
+
+    for number in range(2):
+        beside(live, number)
+    rig.wait()
+    (num, other) = (rig.made.conductor.roster.members[number].num_examples for number in range(2))
+    assert said == ["taken", "taken"] and num > 100 and other == 10
+    moved = rig.made.plane.result - initial
+    for name, view in rig.made.spec.views(moved).items():
+        np.testing.assert_allclose(view, (num + 2 * other) / (num + other), atol=1e-5, err_msg=name)
+
+
+def test_a_loop_that_answers_without_a_number_speaks_for_its_row(rig_of: Callable[[Job], Rig]) -> None:
+    rig = rig_of(job_of(rounds=1, algorithm=ASKING))
+    for number in range(3):
+        Worker(rig, number)
+    for task in muster.client(f"127.0.0.1:{rig.port}", "client-3", num_examples=-1, insecure=True):
+        if task.measure:
+            task.answer(9.9)
+        else:
+            task.submit(task.model)
+    rig.wait()
+    mine = [said["num_examples"] for said in answers(rig) if said["loss"] == 9.9]
+    assert set(mine) <= {rig.made.conductor.roster.members[3].num_examples} and 0 not in mine
+
+
 def test_a_loop_sends_what_the_jobs_compression_makes_of_it(rig_of: Callable[[Job], Rig]) -> None:
     """Half of the coordinates at a time: what is left out of the first update comes with the second."""
     rig = rig_of(job_of(rounds=2, num_clients=1, compress={"name": "top_k", "share": 0.5}))

@@ -40,7 +40,8 @@ def client(
     Args:
         address: HOST:PORT of the server.
         name: Who you are; the certificate's name.
-        num_examples: On which each task trains: what the update weighs by.
+        num_examples: On which each task trains: what the update weighs by; -1: as many as the client's row of
+            the job's data set has.
         certs: Folder with NAME.crt, NAME.key and ca.crt.
         token_file: A token instead of a certificate.
         insecure: Plaintext, to a server on this machine.

@@ -111,8 +111,9 @@ class Relearning(Received):
             ticket, client, version = (int(task[name]) for name in ("ticket", "client", "version"))
             raise RunFolderError(
                 f"update {ticket} (client {client}, version {version}) differs by {share:.3g} of its length "
-                f"when it is learnt again; {self._tolerance:g} is allowed. Has the client brought data "
-                "or training of its own, or is the data here another?"
+                f"when it is learnt again; {self._tolerance:g} is allowed. Clients that brought data or "
+                "training of their own (--data, --train, muster.client) cannot be checked by --relearn: "
+                "`muster replay` without it folds what came. If there are none, the data here is another"
             )
 
     def to_json(self) -> dict[str, Any]:

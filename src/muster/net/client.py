@@ -163,7 +163,7 @@ class Client:
     Args:
         link: To the server.
         name: Who it is.
-        num_examples: It has so many.
+        num_examples: It has so many; -1: those of its row of the job's data set.
         say: Told what its user should know.
 
     Attributes:

@@ -9,6 +9,8 @@ import numpy as np
 
 from muster.core.tables import REPORT, Refusal, Table, rows
 
+from .roster import Member
+
 REPORTED = ("num_examples", "num_steps", "loss", "loss_sq_mean", "loss_before", "secs")
 REASONS: Mapping[Refusal, str] = {
     Refusal.WRONG_SHAPE: "it is no update of this model",
@@ -18,15 +20,26 @@ REASONS: Mapping[Refusal, str] = {
 }
 
 
-def report_row(client: int, head: Any) -> Table:
-    """The REPORT row of an upload, one, as far as the client knows it."""
+UNSAID = -1
+"""In place of a number of examples: as many as are known. When a client joins, as its row of the job's data
+set has; in what it says later, as it has joined with."""
+
+
+def said_or(known: int, num_examples: int) -> int:
+    """A number of examples as a client says it, or what is known where it does not."""
+    return known if num_examples == UNSAID else num_examples
+
+
+def report_row(member: Member, head: Any) -> Table:
+    """The REPORT row of an upload, one, as far as its client knows it."""
     said = head.report
+    num = said_or(member.num_examples, said.num_examples)
     return rows(
         REPORT,
         1,
         ticket=head.ticket,
-        client=client,
-        num_examples=np.clip(said.num_examples, -1, 2**31 - 1),
+        client=member.client,
+        num_examples=np.clip(num, -1, 2**31 - 1),
         num_steps=np.clip(said.num_steps, 0, 2**31 - 1),
         loss=said.loss,
         loss_sq_mean=said.loss_sq_mean,
