@@ -6,7 +6,7 @@ from multiprocessing.shared_memory import SharedMemory
 import numpy as np
 import pytest
 
-from muster.core.memory import forget, own_bytes, peak_rss_bytes, trim
+from muster.core.memory import blank, forget, own_bytes, peak_rss_bytes, trim
 
 MB = 1 << 20
 
@@ -58,3 +58,32 @@ def test_pages_are_given_back():
     assert before - own_bytes() < 30 * MB
     trim(100 * MB)
     assert before - own_bytes() > 50 * MB and keeps
+
+
+@pytest.mark.parametrize("size", [1, 1000, 3 * MB])
+def test_a_blank_vector_is_zeros_at_a_multiple_of_64_bytes(size):
+    vector = blank(size)
+    assert vector.shape == (size,) and vector.dtype == np.float32 and not vector.any()
+    assert vector.ctypes.data % 64 == 0
+    vector[:] = 1
+    assert vector.sum() == size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_what_is_freed_is_there_for_the_next_that_asks():
+    code = """
+import resource, sys
+from muster.core.memory import keep_freed, trim
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [b"x" * (5 << 20) for _ in range(4)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back = faults()
+keep_freed()
+faults()
+print(given_back, faults())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    given_back, kept = map(int, told.split())
+    assert kept < 500 < 10_000 < given_back

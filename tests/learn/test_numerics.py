@@ -1,5 +1,6 @@
 """Layouts and precisions: what they change is rounding, and how far."""
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from muster.core.examples import Examples, Facts
 from muster.core.randomness import rng
 from muster.core.work import Work
 from muster.learn.client import OwnClient
+from muster.learn.layout import pool_first
 from muster.learn.learners import make_learner
 from muster.learn.numerics import Numerics
 from muster.models.dense import MLP
@@ -56,6 +58,29 @@ def test_channels_last_changes_the_last_digits(local):
     np.testing.assert_allclose(last, first, atol=1e-5)
     assert also == pytest.approx(loss, rel=1e-5)
     np.testing.assert_allclose(found["loss"], scores["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooling_before_a_relu_changes_no_bit(layout):
+    """Windows with no positive number, and whole images of them, among the others."""
+    nn = torch.nn
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.MaxPool2d(2))
+    other, seen = copy.deepcopy(first), []
+    pool_first(other)
+    for part in other:
+        part.register_forward_hook(lambda part, args, out: seen.append((type(part).__name__, out.shape[-1])))
+    x = torch.randn(5, 4, 12, 12)
+    x[0] = -x[0].abs()
+    x[1, :, :6] = -0.0
+    made = []
+    for module in (first, other):
+        inputs = x.to(memory_format=layout).requires_grad_()
+        outputs = module(inputs)
+        (outputs * outputs.cos()).sum().backward()
+        made.append([outputs, inputs.grad, *(parameter.grad for parameter in module.parameters())])
+    assert all((a == b).all() for a, b in zip(*made, strict=True))
+    assert seen == [("MaxPool2d", 6), ("ReLU", 6), ("Conv2d", 4), ("MaxPool2d", 2), ("ReLU", 2)]
 
 
 def test_images_are_channels_last_between_layers():

@@ -16,6 +16,7 @@ from torch import Tensor
 from muster.core.algorithm import Local
 from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
+from muster.core.memory import keep_freed
 from muster.core.params import Vector
 from muster.core.randomness import key
 from muster.core.work import Steps, Work
@@ -26,7 +27,7 @@ from muster.tasks.task import Task
 from .client import ClientData, OwnClient, run_client
 from .descent import descend, to_arrays
 from .fused import Fused, steps_along, wide_layers
-from .layout import pools, turn
+from .layout import pool_first, pools, turn
 from .learner import Learner, Matrix, Scores, Sent, Trained
 from .numerics import Gradients, Layout, Numerics
 from .torch_module import CPU, FlatModule, build, host, lone_example, named_floats, seeded
@@ -80,6 +81,9 @@ class TorchLearner(Learner):
         last = numerics.layout == "channels_last" or (numerics.layout == "auto" and self._turns(numerics))
         if last:
             turn(self._flat.module)
+        if not isinstance(local, OwnClient):
+            pool_first(self._flat.module)
+        keep_freed()
         layers = []
         if along and gradients != "fused":
             blank = torch.from_numpy(task.blank(facts, 2)).to(self._device)

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from muster.core.errors import UserError
 from muster.core.examples import Facts
+from muster.core.memory import blank
 from muster.core.params import ParamSpec, Vector
 from muster.models.model import Model
 from muster.models.own import called
@@ -165,7 +166,7 @@ class FlatModule:
         listed = list(named_floats(module))
         self.module = module
         self.spec = ParamSpec.of((name, tuple(tensor.shape), kind) for name, tensor, kind in listed)
-        self.vector = torch.zeros(self.spec.size, device=device)
+        self.vector = torch.from_numpy(blank(self.spec.size)).to(device)
         self.gradient = torch.zeros(self.spec.trained if graded else 1, device=device)
         self.array: Vector = self.vector.numpy() if device == CPU else np.zeros(0, np.float32)
         self.norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
