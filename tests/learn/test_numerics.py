@@ -114,6 +114,31 @@ def test_bfloat16_is_the_same_to_the_bit_every_time():
     assert one.tobytes() == two.tobytes()
 
 
+class OnlyFloat32(torch.nn.Module):
+    """Adds what a layer gives to numbers of its own, which must be of one kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(144, 3)
+
+    def forward(self, x):
+        rows = torch.arange(len(x))
+        return x.new_zeros(len(x), 3).index_add(0, rows, self.layer(x.flatten(1)))
+
+
+@dataclass(frozen=True)
+class Stiff(Model):
+    def torch(self, facts):
+        return OnlyFloat32()
+
+
+def test_a_model_that_knows_only_float32_is_refused_before_it_trains():
+    trained(Numerics("auto", "auto"), model=Stiff())
+    parts = (Stiff(), Classification(), FACTS, SGD(), WORK)
+    with pytest.raises(UserError, match=r"in which model stiff cannot .*; use engine.precision=float32"):
+        make_learner("torch", *parts, Numerics(precision="bfloat16"))
+
+
 def test_evaluation_stays_float32():
     exact, rough = trained(Numerics()), trained(Numerics(precision="bfloat16"))
     data = Examples(np.ones((3, 1, 12, 12), np.float32), np.zeros(3, np.int64))

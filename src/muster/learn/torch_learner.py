@@ -30,7 +30,7 @@ from .fused import Fused, steps_along, wide_layers
 from .layout import pool_first, pools, turn
 from .learner import Learner, Matrix, Scores, Sent, Trained
 from .numerics import Gradients, Layout, Numerics
-from .torch_module import CPU, FlatModule, build, host, lone_example, named_floats, seeded
+from .torch_module import CPU, FlatModule, build, called, host, lone_example, named_floats, seeded
 
 
 class TorchLearner(Learner):
@@ -98,6 +98,29 @@ class TorchLearner(Learner):
                 "SGD without momentum or weight decay, and factors besides for models with linear layers "
                 "that are wide beside train.batch_size"
             )
+        if numerics.precision == "bfloat16":
+            self._check_bfloat16()
+
+    def _check_bfloat16(self) -> None:
+        """Goes through one step's products, since a model may have parts that only know float32.
+
+        Raises:
+            UserError: It has.
+        """
+        inputs = torch.from_numpy(self._task.blank(self._facts, 2)).to(self._device)
+        targets = torch.zeros(2, dtype=torch.int64, device=self._device)
+        try:
+            with seeded(0, self._device), torch.autocast(self._device.type, torch.bfloat16):
+                loss = self._task.torch_loss(self._flat.module.train()(inputs), targets)
+            loss.mean().backward()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            raise UserError(
+                f"engine.precision is bfloat16, in which model {called(self._model)} cannot be trained "
+                f"({type(error).__name__}: {error}); use engine.precision=float32, or have the part that "
+                "fails compute within torch.autocast(x.device.type, enabled=False)"
+            ) from error
+        if self._fused is not None:
+            self._fused.clear()
 
     def _gradients(self, numerics: Numerics) -> Gradients:
         """What is asked for of gradients, where another device has a rule of its own."""
