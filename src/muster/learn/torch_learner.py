@@ -22,6 +22,7 @@ from muster.core.randomness import key
 from muster.core.work import Steps, Work
 from muster.models.dense import Dense
 from muster.models.model import Model
+from muster.models.own import called
 from muster.tasks.task import Task
 
 from .client import ClientData, OwnClient, run_client
@@ -30,7 +31,7 @@ from .fused import Fused, steps_along, wide_layers
 from .layout import pool_first, pools, turn
 from .learner import Learner, Matrix, Scores, Sent, Trained
 from .numerics import Gradients, Layout, Numerics
-from .torch_module import CPU, FlatModule, build, called, host, lone_example, named_floats, seeded
+from .torch_module import CPU, FlatModule, build, host, lone_example, named_floats, seeded
 
 
 class TorchLearner(Learner):
