@@ -165,6 +165,7 @@ def test_auto_trains_cohorts_on_a_gpu_where_the_model_lets_it():
             choose(ConvNet2(), *cnn[1:], device="meta"),
             choose(*cnn, device="meta", precision="bfloat16"),
             choose(*cnn, device="meta", mode="sequential"),
+            choose(*cnn, device="meta", chunk=1),
         ):
             assert (other.backend, other.mode) == ("torch", "sequential")
     assert (choose(*cnn).backend, choose(*cnn).mode) == ("torch", "sequential")

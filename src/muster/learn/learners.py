@@ -90,9 +90,10 @@ def choose_engine(
         UserError: What is asked for does not go together.
     """
     gpu = numerics.device != "cpu"
-    if gpu and mode == "auto" and _together_on_gpu(model, facts, local, numerics, task):
+    if gpu and mode == "auto":
         many = chunk_on_device(_num_bytes(model, facts)) if chunk == "auto" else chunk
-        return Choice("torch", "cohort", many, f"engine: cohorts of {many} clients (auto: on a GPU)")
+        if many > 1 and _together_on_gpu(model, facts, local, numerics, task):
+            return Choice("torch", "cohort", many, f"engine: cohorts of {many} clients (auto: on a GPU)")
     many = 1 if chunk == "auto" else chunk
     fitting_mode = mode != "sequential" and backend != "torch" and not numerics.of_torch
     dense = as_dense(model, facts) if fitting_mode else None
@@ -183,7 +184,7 @@ def make_learner(
         _check_fits(model, facts)
     if backend != "torch" and numerics.of_torch:
         raise UserError(
-            "engine.gradients fused and factored, engine.layout channels_last, engine.precision bfloat16, "
+            "engine.gradients fused and factored, engine.layout channels_last, engine.precision but float32, "
             "engine.convolutions unfolded and engine.device other than cpu "
             f"are for backend torch, but this is {backend}; use engine.backend=torch, or leave them out"
         )
