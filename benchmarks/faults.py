@@ -1,6 +1,6 @@
 """Faults that take long, or root, done to real processes: what was seen goes to docs/benchmarks.md.
 
-    python benchmarks/faults.py [flood] [hung] [growth] [loss]
+    python benchmarks/faults.py [flood] [hung] [growth] [large] [loss]
 
 flood: an update is announced with 3 GB, and another goes on for 300 MB beyond what it has announced; the
 server's peak memory must rise by less than two chunks.
@@ -9,6 +9,8 @@ hung: a hundred clients stop (SIGSTOP) in the middle of their tasks, with their 
 The server's threads and memory are looked at before and after, and how long the round takes to close.
 loss: two clients of a run over a link that loses 30 % of the packets each way, with 300 ms of round trip, and
 that is dark for a minute; the run must end in the simulation's bits. Needs root: see lossy_link.py.
+large: a model of 10 GB, or as large as the disk has room for, through a round of two clients; the server's
+process, and the one beside it, must never hold 1 GB. The clients keep nothing of it.
 growth: 5,000 rounds; a line through the server's memory must rise by less than 1 MB in 100 rounds.
 Exits with 1 if anything of this does not hold.
 """
@@ -20,14 +22,17 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 from load_processes import JOB, USUAL, Process, serving, swarm, wait_for
 from load_swarm import Figures, One, update
@@ -37,6 +42,7 @@ from marked import write_between
 import muster
 from muster.core.params import ParamSpec
 from muster.net.rpc import CHUNK
+from muster.net.wire import Layout
 from muster.track.units import bytes_text
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/benchmarks.md"
@@ -46,6 +52,8 @@ LOSS, ROUND_TRIP_SECS, DARK_SECS = 0.3, 0.3, 60.0
 DOWNLOAD_SECS = 1.5
 """So long after a round has begun its models are on the way."""
 NUM_ROUNDS, WARM = 5000, 500
+LARGE_BYTES, LAYER, COPIES = 10e9, 5000, 7
+"""The large model: layers of 100 MB; and how often the disk must have room for it."""
 ANNOUNCED, BEYOND = 3_000_000_000, 300_000_000
 
 
@@ -222,12 +230,125 @@ def growth() -> tuple[bool, str]:
     )
 
 
+class Repeated:
+    """The file of an update of so many numbers, a block of them again and again: it is not in memory."""
+
+    def __init__(self, size: int) -> None:
+        layout = Layout((("delta", size),))
+        self._header, self._size = layout.header(), layout.num_bytes
+        self._block = update(1 << 18)[-(1 << 20) :]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop = part.start, min(part.stop, self._size)
+        head, at = self._header[start:stop], max(start - len(self._header), 0)
+        made, begin = bytearray(head), at % len(self._block)
+        while len(made) < stop - start:
+            made += self._block[begin : begin + stop - start - len(made)]
+            begin = 0
+        return bytes(made)
+
+    def sha256(self) -> str:
+        """Of all of it."""
+        digest = hashlib.sha256()
+        for start in range(0, self._size, CHUNK):
+            digest.update(self[start : start + CHUNK])
+        return digest.hexdigest()
+
+
+def large() -> tuple[bool, str]:
+    """A model that is larger than the memory that the server may take."""
+    room = shutil.disk_usage(tempfile.gettempdir()).free
+    found = through(min(LARGE_BYTES, room / COPIES))
+    good = max(found["peak"], found["beside"]) < 1e9 and found["accepted"] == 2
+    return good, (
+        f"A model of {bytes_text(found['model'])} through a round of two clients, on a disk with "
+        f"{bytes_text(room)} free: the server's process never held more than {found['peak'] / MB:.0f} MB, "
+        f"that which made the untrained model {found['beside'] / MB:.0f} MB. Ready after "
+        f"{found['ready']:.0f} s; both clients had the model after {found['down']:.0f} s, "
+        f"and their updates were taken {found['up']:.0f} s later."
+    )
+
+
+def through(num_bytes: float) -> dict[str, float]:
+    """A round of two clients with a model of so many bytes that the server keeps on disk: peaks and times."""
+    hidden = [LAYER] * (1 + int(num_bytes / (4 * LAYER**2)))
+    settings = {"clients": 2, "start_with": 2, "hidden": hidden, "rounds": 1, "lease": 120, "keep": 1}
+    beside, over = [0], threading.Event()
+    looks = threading.Thread(target=_look_beside, args=(beside, over))
+    looks.start()
+    began = time.monotonic()
+    try:
+        with serving(**settings, evaluate="false", memory=10, patience=1800) as (server, address):
+            ready = time.monotonic() - began
+            size, down, up = asyncio.run(_large(address))
+            ended = server.answer()
+    finally:
+        over.set()
+        looks.join()
+    peak, accepted = ended["peak_rss_bytes"], ended["num_tasks"]["accepted"]
+    told = {"model": 4 * size, "peak": peak, "beside": beside[0], "accepted": accepted}
+    return {**told, "ready": ready, "down": down, "up": up}
+
+
+def _look_beside(most: list[int], over: threading.Event) -> None:
+    """Notes the highest peak of the processes that the processes of this one have started."""
+    while not over.wait(0.2):
+        for pid in (grandchild for child in _children(os.getpid()) for grandchild in _children(child)):
+            with suppress(OSError):
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                peaks = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+                most[0] = max(most[0], *peaks, 0)
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+async def _large(address: str) -> tuple[int, float, float]:
+    """The model's size; how long models took to go out, and updates to come."""
+    clients = [One(address, number, Figures()) for number in range(2)]
+    await asyncio.gather(*(client.join() for client in clients))
+    beats = [asyncio.create_task(client.beat()) for client in clients]
+    size = ParamSpec.from_json(json.loads(clients[0].joined.spec)).size
+    body = Repeated(size)
+    sha256 = await asyncio.to_thread(body.sha256)
+    began = time.monotonic()
+    tasks = await asyncio.gather(*map(_patient, clients))
+    received = await asyncio.gather(*map(One.download, clients, tasks))
+    there = time.monotonic()
+    said = await asyncio.gather(
+        *(client.upload(task, body, sha256) for client, task in zip(clients, tasks, strict=True))
+    )
+    took = there - began, time.monotonic() - there
+    if min(received) < 4 * size or said != ["taken"] * 2:
+        raise SystemExit(f"of {4 * size:,} bytes came {received}, and updates were {said}")
+    while any([await _patient(client) for client in clients]):
+        pass
+    for beat in beats:
+        beat.cancel()
+    await asyncio.gather(*beats, return_exceptions=True)
+    await asyncio.gather(*(client.leave() for client in clients))
+    return size, *took
+
+
+async def _patient(client: One) -> Any:
+    """A task, however long its model takes to be written; None: the run has ended."""
+    while True:
+        with suppress(grpc.aio.AioRpcError):
+            return await client.task()
+
+
 def main() -> None:
     """Does, prints and writes what was seen."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = {"flood": flood, "hung": hung, "growth": growth, "loss": loss}
+    kinds = {"flood": flood, "hung": hung, "growth": growth, "large": large, "loss": loss}
     parser.add_argument("what", nargs="*", default=list(kinds), metavar="|".join(kinds))
     held = True
     wanted = parser.parse_args().what

@@ -52,6 +52,7 @@ def idle(clients: int, secs: float) -> dict[str, Any]:
                 each.write("join")
             joined = [each.answer() for each in (one, other)]
             time.sleep(2.0)
+            early = [each.ask("beats") for each in (one, other)]
             cpu, began = server.cpu_secs(), time.monotonic()
             time.sleep(secs)
             share = (server.cpu_secs() - cpu) / (time.monotonic() - began)
@@ -70,6 +71,7 @@ def idle(clients: int, secs: float) -> dict[str, Any]:
         "share": share,
         "joins": joins,
         "told_back": sum(each["told_back"] for each in joined),
+        "early": [secs for each in early for secs in each["beats"]],
         "beats": [secs for each in told for secs in each["beats"]],
         "failed": [text for each in told for text in each["failed"]],
     }
@@ -82,6 +84,16 @@ def heard(each: Process) -> dict[str, Any]:
         if told["beats"] or told["failed"]:
             return told
         time.sleep(0.1)
+
+
+def answers(when: str, beats: list[float]) -> str:
+    """A line of the table of `idle`."""
+    if not beats:  # of a few clients that have just joined
+        return f"| heartbeats {when} | none |"
+    said = ", ".join(
+        f"{1e3 * secs:.1f}" for secs in (quantile(beats, 0.5), quantile(beats, 0.99), max(beats))
+    )
+    return f"| a heartbeat's answer {when}: median, p99, longest of {len(beats):,} | {said} ms |"
 
 
 def told_idle(found: dict[str, Any]) -> str:
@@ -100,9 +112,8 @@ def told_idle(found: dict[str, Any]) -> str:
             f"| its memory before and with them, peak | {found['empty'] / MB:.0f}, {found['rss'] / MB:.0f}, "
             f"{found['peak'] / MB:.0f} MB: {each / 1e3:.0f} kB a client |",
             f"| its threads before and with them | {found['threads_empty']}, {found['threads']} |",
-            f"| a heartbeat's answer: median, p99, longest of {len(beats):,} | "
-            f"{1e3 * quantile(beats, 0.5):.1f}, {1e3 * quantile(beats, 0.99):.1f}, "
-            f"{1e3 * max(beats):.1f} ms |",
+            answers("while they join", found["early"]),
+            answers("then", beats),
         ]
     )
 

@@ -23,11 +23,11 @@ algorithm: {{name: fedavg, pace: {{cohort: {clients}, min_start: {min_start}}}}}
 population: always_on
 engine: {{backend: numpy, mode: sequential, workers: 1}}
 stop: {{rounds: {rounds}}}
-track: {{checkpoint_every: 1, evaluate_every: 1000}}
-deploy: {{start_with: {start_with}, lease_secs: {lease}, memory_mb: {memory}}}
+track: {{checkpoint_every: 1, keep_checkpoints: {keep}, evaluate_every: 1000}}
+deploy: {{start_with: {start_with}, lease_secs: {lease}, memory_mb: {memory}, evaluate: {evaluate}}}
 """
 
-USUAL = {"rounds": 1000, "lease": 10, "min_start": "null", "memory": "null"}
+USUAL = {"rounds": 1000, "keep": 3, "lease": 10, "min_start": "null", "memory": "null", "evaluate": "true"}
 
 
 class Usage:
@@ -126,8 +126,13 @@ class Process(Usage):
 
 
 @contextmanager
-def serving(within: Path | None = None, **settings: Any) -> Iterator[tuple[Process, str]]:
-    """A server of a job in a folder of its own, `within` another if one is given, and its address."""
+def serving(
+    within: Path | None = None, patience: float = 60.0, **settings: Any
+) -> Iterator[tuple[Process, str]]:
+    """A server of a job in a folder of its own, `within` another if one is given, and its address.
+
+    It is waited for `patience` seconds.
+    """
     with tempfile.TemporaryDirectory(prefix="muster-load-", dir=within) as name:
         folder = Path(name)
         (folder / "job.yml").write_text(JOB.format(**{**USUAL, **settings}))
@@ -147,7 +152,7 @@ def serving(within: Path | None = None, **settings: Any) -> Iterator[tuple[Proce
         )
         server = Process(*args, cwd=folder)
         try:
-            wait_for(port)
+            wait_for(port, patience)
             yield server, f"127.0.0.1:{port}"
         finally:
             server.close()

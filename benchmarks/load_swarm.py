@@ -115,8 +115,11 @@ class One:
         )
         return sum([len(chunk.data) async for chunk in call])
 
-    async def upload(self, task: Any, body: bytes, sha256: str, announced: int | None = None) -> str:
-        """Sends an update; returns the status. `announced`: bytes that its head says, if others."""
+    async def upload(self, task: Any, body: Any, sha256: str, announced: int | None = None) -> str:
+        """Sends an update, bytes or what is cut like them; returns the status.
+
+        `announced`: bytes that its head says, if others.
+        """
         held = await self.call(
             "Held", pb.HeldRequest(caller=self.caller, ticket=task.ticket, nonce=task.nonce)
         )
@@ -157,12 +160,17 @@ async def told() -> str:
 
 
 async def idle(address: str, first: int, count: int) -> None:
-    """All join at once; then they wait for work and send heartbeats until a line comes."""
+    """All join at once; who has joined waits for work and sends heartbeats until a line comes."""
     seen = Figures()
     clients = [One(address, first + number, seen) for number in range(count)]
     await told()
-    await asyncio.gather(*(client.join() for client in clients))
-    lives = [asyncio.create_task(part()) for one in clients for part in (one.beat, one.task)]
+    lives: list[asyncio.Task[Any]] = []
+
+    async def enter(one: One) -> None:
+        await one.join()
+        lives.extend(asyncio.create_task(part()) for part in (one.beat, one.task))
+
+    await asyncio.gather(*map(enter, clients))
     tell(joins=seen.joins, told_back=seen.told_back)
     while await told() == "beats":
         tell(beats=seen.beats, failed=seen.failed)

@@ -15,7 +15,7 @@ def test_idle_clients_are_measured(load):
     found = load.idle(clients=3, secs=0.2)
     assert len(found["joins"]) == 3 and found["failed"] == [] and found["told_back"] == 0
     assert 0 <= found["share"] < 2 and 10e6 < found["empty"] <= found["rss"] <= found["peak"] < 1e9
-    assert load.told_idle(found).count("\n") == 8
+    assert load.told_idle(found).count("\n") == 9
 
 
 def test_a_round_is_measured_beside_a_bare_stream(load):
@@ -50,3 +50,11 @@ def test_where_flower_is_not_it_is_told_how_to_get_it(load, tmp_path, monkeypatc
 def test_quantiles_by_hand(load):
     values = [5.0, 1.0, 3.0, 2.0, 4.0]
     assert [load.quantile(values, q) for q in (0.0, 0.5, 0.99, 1.0)] == [1.0, 3.0, 5.0, 5.0]
+
+
+def test_a_large_model_takes_no_memory_of_its_server():
+    """A real server, with its checkpoint and its result, holds a fraction of a model of 200 MB."""
+    pytest.importorskip("grpc")
+    found = loaded("faults").through(2e8)
+    assert found["model"] > 2e8 and found["accepted"] == 2
+    assert 5e7 < found["peak"] < 0.75 * found["model"]

@@ -16,11 +16,15 @@ from typing import Any, Literal
 import numpy as np
 
 from muster.core.errors import TrainingError, UserError
+from muster.core.examples import Facts
 from muster.core.params import ParamSpec, Vector
-from muster.core.storage import IN_MEMORY, Storage, parts
+from muster.core.storage import IN_MEMORY, Storage, parts, release
 from muster.core.store import decode, encode
 from muster.job.settings import Engine
+from muster.learn.learner import Learner
 from muster.learn.numerics import Numerics
+from muster.models.dense import Dense
+from muster.models.model import Model
 
 PLANNED_SECS = 600.0
 """Preparing a data set may take minutes; evaluating a large model too."""
@@ -138,9 +142,9 @@ def _live(pipe: connection.Connection, job: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us
     try:
         crew, start, initial = _prepared(Path(job))
+        size = len(initial)
         pipe.send_bytes(encode(start))
         send(pipe, initial)
-        size = len(initial)
         del initial
         while pipe.poll(None):
             receive(pipe, params := np.empty(size, np.float32))
@@ -182,4 +186,19 @@ def _prepared(path: Path) -> tuple[Any, dict[str, Any], Vector]:
         "numerics": asdict(learner.numerics),
         "num_tested": sample if 0 < sample < len(data.test) else None,
     }
-    return crew, start, np.asarray(learner.initial(job.seed_of("model")))
+    storage = Storage.fitting(path.parent, learner.spec.num_bytes, job.deploy.memory_mb)
+    return crew, start, _initial(learner, job.model, data.facts, job.seed_of("model"), storage)
+
+
+def _initial(learner: Learner, model: Model, facts: Facts, seed: int, storage: Storage) -> Vector:
+    """The untrained model; of a large one no more than an array is in memory, if it can be drawn so."""
+    if storage.folder is None or not isinstance(model, Dense):
+        return np.asarray(learner.initial(seed))
+    spec, vector = learner.spec, storage.empty(learner.spec.size)  # of zeros: a new file
+    entries = {entry.name: entry for entry in spec.entries}
+    for name, array in model.drawn(facts, seed):
+        entry = entries[name]
+        flat = vector[entry.offset : entry.offset + entry.size]
+        flat[:] = array.reshape(-1)
+        release(flat)
+    return vector

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from muster import checkpoint
-from muster.core.errors import RunFolderError
+from muster.core.errors import RunFolderError, UserError
 from muster.core.memory import peak_rss_bytes
 from muster.core.record import Record
 from muster.job import Job, dump_job, load_job
@@ -136,12 +136,21 @@ def _assembled(job: Job, folder: Path, examiner: Examiner, again: bool, say: Say
 
     The untrained model is the run's alone when this returns, and goes with its first version.
     """
+    if job.stop.target is not None and not job.deploy.evaluate:
+        raise UserError(
+            f"stop.target waits for {job.stop.target.metric}, but deploy.evaluate is false, so no version is "
+            "evaluated: leave out one of them"
+        )
     start = examiner.start(folder, job.deploy.memory_mb, spare=again)
+    if not job.deploy.evaluate:
+        examiner.close()
     job = replace(job, engine=start.engine(job.engine))
     write_whole(folder / JOB, dump_job(job).encode())
 
     def make() -> Assembly:
-        return assemble(job, folder, start, examiner.examine, store=folder / CLIENTS)
+        return assemble(
+            job, folder, start, examiner.examine, store=folder / CLIENTS, evaluates=job.deploy.evaluate
+        )
 
     on_disk = start.storage.folder is not None
     return take_up(make, folder, say, on_disk=on_disk) if again else (make(), 0)

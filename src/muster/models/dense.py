@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -54,12 +54,14 @@ class Dense(Model):
 
     def initial(self, facts: Facts, seed: int) -> Mapping[str, Vector]:
         """Weights and biases uniform in ±1/sqrt(inputs), as torch's Linear draws them by default."""
-        arrays: dict[str, Vector] = {}
+        return dict(self.drawn(facts, seed))
+
+    def drawn(self, facts: Facts, seed: int) -> Iterator[tuple[str, Vector]]:
+        """The arrays of `initial` one after another: all together may be more than memory holds."""
         for i, (ins, outs) in enumerate(self.layers(facts)):
             draw, bound = rng(seed, "model", i), 1 / np.sqrt(ins)
-            arrays[f"dense{i}.weight"] = draw.uniform(-bound, bound, (outs, ins)).astype(np.float32)
-            arrays[f"dense{i}.bias"] = draw.uniform(-bound, bound, outs).astype(np.float32)
-        return arrays
+            yield f"dense{i}.weight", draw.uniform(-bound, bound, (outs, ins)).astype(np.float32)
+            yield f"dense{i}.bias", draw.uniform(-bound, bound, outs).astype(np.float32)
 
     def torch(self, facts: Facts) -> Module:
         """The same layers as a torch module, with the same names."""

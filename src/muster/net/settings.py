@@ -36,6 +36,9 @@ class Deploy(Part):
     joins_per_sec: int = 250
     """Clients that are admitted in a second; the others are told when to come back."""
 
+    evaluate: bool = True
+    """Versions are evaluated by a process beside the server, which holds the model in memory; false: they are
+    not, and it ends when it has made the untrained model."""
     memory_mb: float | None = None
     """A larger model is kept on disk by the server, which then needs no memory for it; default: a sixteenth
     of the machine's memory."""
