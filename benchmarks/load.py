@@ -271,18 +271,19 @@ def small_disk() -> Iterator[Path]:
 def memory(count: int) -> str:
     """The server's peak by model and by clients."""
     lines = [
-        "| model MB | clients | server's MB, waiting | while models go out | while updates come "
+        "| model MB | clients | kept in | server's MB, waiting | while models go out | while updates come "
         "| peak, MB more for each MB of model than in the line above |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for clients, models in ((10, (0, 10, 40)), (50, (0, 10, 40)), (2, (0, 400))):
+    kinds = ((10, (0, 10, 40), "memory"), (50, (0, 10, 40), "memory"))
+    for clients, models, place in (*kinds, (2, (10, 400), "memory"), (2, (10, 400), "files")):
+        most = 0 if place == "files" else "null"
         before: tuple[float, float] | None = None
         for model in models:
             with (
-                serving(clients=clients, start_with=clients, hidden=HIDDEN[model], lease=120) as (
-                    server,
-                    address,
-                ),
+                serving(
+                    clients=clients, start_with=clients, hidden=HIDDEN[model], lease=120, memory=most
+                ) as (server, address),
                 swarm("rounds", address, clients) as ours,
             ):
                 ours.answer()
@@ -294,8 +295,8 @@ def memory(count: int) -> str:
             more = "" if before is None else f"{(peak - before[0]) / (size - before[1]):.1f}"
             before = peak, size
             lines.append(
-                f"| {size / MB:.2f} | {clients} | {waiting / MB:.0f} | {down / MB:.0f} | {up / MB:.0f} "
-                f"| {more} |"
+                f"| {size / MB:.2f} | {clients} | {place} | {waiting / MB:.0f} | {down / MB:.0f} "
+                f"| {up / MB:.0f} | {more} |"
             )
             print(lines[-1], flush=True)
     return "\n".join(lines)

@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 from multiprocessing.shared_memory import SharedMemory
@@ -6,7 +7,7 @@ from multiprocessing.shared_memory import SharedMemory
 import numpy as np
 import pytest
 
-from muster.core.memory import blank, forget, own_bytes, peak_rss_bytes, trim
+from muster.core.memory import blank, forget, own_bytes, peak_rss_bytes, share_one_arena, trim
 
 MB = 1 << 20
 
@@ -87,3 +88,7 @@ print(given_back, faults())
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     given_back, kept = map(int, told.split())
     assert kept < 500 < 10_000 < given_back
+
+
+def test_threads_share_an_arena_where_the_c_library_has_several():
+    assert share_one_arena() == (platform.libc_ver()[0] == "glibc")

@@ -15,6 +15,9 @@ import numpy.typing as npt
 HUGE = 1 << 21
 """Bytes of a large page."""
 
+M_ARENA_MAX = -8
+"""Of glibc's malloc.h."""
+
 LEAST_BYTES = 1 << 16
 """Of an array whose pages are worth giving back: less is written sooner than it is asked for again."""
 
@@ -117,6 +120,15 @@ def keep_freed() -> None:
     if sys.platform == "linux" and hasattr(_libc(), "mallopt"):
         for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 256 << 20)):
             _libc().mallopt(option, value)
+
+
+def share_one_arena() -> bool:
+    """Has threads that are yet to come allocate from one arena; False where the C library is not glibc.
+
+    What one thread has freed another can then use. By default each has its own, and a server that takes
+    hundreds of uploads at once holds what each of its threads has held at some time.
+    """
+    return hasattr(_libc(), "mallopt") and _libc().mallopt(M_ARENA_MAX, 1) == 1
 
 
 @cache

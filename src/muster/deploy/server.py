@@ -12,7 +12,7 @@ from typing import Any
 
 from muster import checkpoint
 from muster.core.errors import RunFolderError, UserError
-from muster.core.memory import peak_rss_bytes
+from muster.core.memory import peak_rss_bytes, share_one_arena
 from muster.core.record import Record
 from muster.job import Job, dump_job, load_job
 from muster.net.journal import JOURNAL, Journal
@@ -107,6 +107,7 @@ def serve(
         UserError: The job cannot be run, the port is taken, the folder cannot be used, ...
 
     """
+    share_one_arena()
     console = make_console(json=json)
     folder, again = _folder(job, out)
     if out is None or not command:
