@@ -1,5 +1,10 @@
 """When clients hear what became of their updates, which is what they begin their next tasks with."""
 
+import threading
+import time
+
+from muster.core.tables import Kind
+from muster.net import hub as hubs
 from muster.net.rpc import pb
 from worlds.deployed import job_of, noise
 
@@ -31,3 +36,39 @@ def test_a_task_comes_with_what_was_known_when_it_was_handed_out_however_late_it
     assert one.take() is None and two.take() is None
     rig.wait()
     assert heard[0] == [(first, "accepted"), (third, "accepted")]
+
+
+def test_updates_that_wait_for_their_turn_when_the_run_ends_are_answered_and_their_clients_told(
+    make, monkeypatch
+):
+    """ASGD, one version: the first of four updates ends the run while the others are in the queue."""
+    monkeypatch.setattr(hubs, "MAX_BATCH", 1)
+    algorithm = {"name": "asgd", "pace": {"concurrency": 4}}
+    rig = make(job_of(rounds=1, num_clients=4, algorithm=algorithm))
+    clients = [rig.client(number, num_examples=10) for number in range(4)]
+    for client in clients:
+        client.join()
+    tasks = [client.take() for client in clients]
+    deliver = rig.made.conductor.deliver
+
+    def when_all_wait(entry):
+        until = time.monotonic() + 20
+        while entry.kind == Kind.ARRIVED and rig.hub.num_queued < 3 and time.monotonic() < until:
+            time.sleep(0.005)
+        deliver(entry)
+
+    rig.made.conductor.deliver = when_all_wait
+    said, ended = [], []
+
+    def live(client, task):
+        said.append(task.submit(task.model, loss=0.0))
+        ended.append((client.take(), client.ended.status))
+
+    lives = [threading.Thread(target=live, args=pair) for pair in zip(clients, tasks, strict=True)]
+    for each in lives:
+        each.start()
+    for each in lives:
+        each.join(30)
+    rig.wait()
+    assert sorted(said) == ["taken", "unwanted", "unwanted", "unwanted"]
+    assert ended == [(None, "rounds")] * 4

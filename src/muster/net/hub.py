@@ -124,7 +124,12 @@ class Hub:
         return self._news.setdefault(client, asyncio.Event())
 
     async def submit(self, kind: Kind, **columns: Any) -> bool:
-        """Has an entry journalled and delivered; returns whether it counted when its turn came."""
+        """Has an entry journalled and delivered; returns whether it counted when its turn came.
+
+        What comes after the run's end counts for nothing.
+        """
+        if self.conductor.over and self.over.is_set():
+            return False
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(({"kind": kind, **columns}, future))
         return await future
@@ -144,6 +149,10 @@ class Hub:
             if self._timer is not None:
                 self._timer.cancel()
             self.over.set()
+            while self.conductor.over and not self._queue.empty():  # these come too late
+                _, future = self._queue.get_nowait()
+                if not future.done():
+                    future.set_result(False)
             for event in self._news.values():
                 event.set()
 

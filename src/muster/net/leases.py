@@ -34,7 +34,7 @@ async def more_steps(
     while True:
         news.clear()
         row = hub.conductor.task_of(client)
-        if row is None or row["ticket"][0] != ticket:
+        if row is None or row["ticket"][0] != ticket or hub.conductor.over:
             return OVER
         if row["lease"][0] != Lease.TRAINING:
             return FINISH
