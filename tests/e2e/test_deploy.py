@@ -27,7 +27,7 @@ engine: {backend: numpy, mode: sequential, workers: 1}
 train: {epochs: 20}
 stop: {rounds: 12}
 track: {checkpoint_every: 4, evaluate_every: 100}
-deploy: {start_with: 2, retry_secs: 0.3}
+deploy: {start_with: 2, retry_secs: 0.3, lease_secs: 60}
 """
 
 
@@ -37,6 +37,7 @@ population: always_on
 train: {steps: 2, batch_size: 20}
 stop: {rounds: 2}
 track: {evaluate_sample: 100}
+deploy: {lease_secs: 60}
 """
 WHAT = {
     "digits": """
@@ -117,14 +118,14 @@ def test_a_server_killed_by_the_system_goes_on_and_ends_in_the_same_bits(tmp_pat
         server.wait()
         assert not (tmp_path / "run" / "summary.json").exists()
         assert start("serve", "job.yml", "--port", port, "--out", "run").wait(90) == 0
-        assert [client.wait(20) for client in clients] == [0, 0]
+        assert [client.wait(90) for client in clients] == [0, 0]
         live = json.loads((tmp_path / "run" / "live.json").read_text())
         assert sum(live["clients"].values()) == 2
         # As if killed between the run's end and its summary: clients that come are told of the end.
         (tmp_path / "run" / "summary.json").unlink()
         server = start("serve", "job.yml", "--port", port, "--out", "run")
         clients = [start("join", f"127.0.0.1:{port}", "--name", f"client-{i}") for i in range(2)]
-        assert [client.wait(20) for client in clients] == [0, 0] and server.wait(20) == 0
+        assert [client.wait(90) for client in clients] == [0, 0] and server.wait(90) == 0
     finally:
         for process in processes:
             process.kill()

@@ -128,21 +128,23 @@ def test_4_an_update_that_is_sent_again_is_acknowledged_again_and_counted_once(
     make: Make, tmp_path: Path
 ) -> None:
     rig = make(job_of(rounds=2))
-    answers: list[str] = []
+    answers: dict[int, list[str]] = {0: [], 1: []}
 
     def twice(task: Task) -> None:
         first = task._client.send
 
         def send_again(task: Task, *parts: Any) -> str:
-            times = random.Random(task.ticket).randint(2, 4)
-            answers.extend(first(task, *parts) for _ in range(times))
-            return answers[-1]
+            times, mine = random.Random(task.ticket).randint(2, 4), answers[task.version]
+            mine.extend(first(task, *parts) for _ in range(times))
+            return mine[-1]
 
         task._client.send = send_again  # type: ignore[method-assign]
 
     crowd(rig, dict.fromkeys(range(4), twice))
     assert rig.wait() == simulated(rig.job)
-    assert set(answers) <= {"taken", "unwanted"} and len(answers) >= 16
+    assert (
+        set(answers[0]) <= {"taken", "unwanted"} and len(answers[0]) >= 8
+    )  # of the last, some come too late
     assert [record.num_accepted for record in rig.told] == [0, 4, 4]
 
 
