@@ -40,7 +40,17 @@ def test_what_is_written_part_by_part_is_there_and_not_in_memory(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_given_back_lies_within_the_part(tmp_path: Path) -> None:
+def test_parts_that_do_not_begin_with_a_page_leave_nothing_behind(tmp_path: Path) -> None:
+    vector = Storage(tmp_path).empty(128 * WIDTH)
+    for part in parts(len(vector), vector):
+        vector[part] = 1
+    before = resident()
+    for part in parts(len(vector), vector, start=100_016):
+        assert vector[part].sum() == part.stop - part.start
+    assert resident() - before < MB // 2
+
+
+def test_what_is_given_back_is_not_lost(tmp_path: Path) -> None:
     vector = Storage(tmp_path).empty(3 * WIDTH, np.int64)
     vector[:] = 7
     view = np.asarray(vector)[WIDTH + 1 : -1]

@@ -23,6 +23,8 @@ Array = npt.NDArray[Any]
 
 WIDTH = 1 << 18
 """Elements of a block: 1 MiB of a model."""
+AROUND = 1 << 20
+"""Bytes before a part that are given back too: what is first read of it brings in what is around."""
 SHARE = 16
 """A model of more than this part of the memory is kept on disk."""
 
@@ -86,6 +88,7 @@ def release(part: Array) -> None:
     if part.nbytes and isinstance(root, np.memmap) and isinstance(root.base, mmap.mmap):
         start = part.ctypes.data - root.ctypes.data + root.offset % mmap.ALLOCATIONGRANULARITY
         stop = start + part.nbytes
+        start = max(start - AROUND, 0)
         start -= start % mmap.PAGESIZE
         root.base.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
