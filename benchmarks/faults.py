@@ -1,6 +1,6 @@
 """Faults that take long, or root, done to real processes: what was seen goes to docs/benchmarks.md.
 
-    python benchmarks/faults.py [flood] [hung] [growth] [large] [loss]
+    python benchmarks/faults.py [flood] [hung] [growth] [large] [loss] [--gb GB]
 
 flood: an update is announced with 3 GB, and another goes on for 300 MB beyond what it has announced; the
 server's peak memory must rise by less than two chunks.
@@ -9,8 +9,8 @@ hung: a hundred clients stop (SIGSTOP) in the middle of their tasks, with their 
 The server's threads and memory are looked at before and after, and how long the round takes to close.
 loss: two clients of a run over a link that loses 30 % of the packets each way, with 300 ms of round trip, and
 that is dark for a minute; the run must end in the simulation's bits. Needs root: see lossy_link.py.
-large: a model of 10 GB, or as large as the disk has room for, through a round of two clients; the server's
-process, and the one beside it, must never hold 1 GB. The clients keep nothing of it.
+large: a model of 10 GB (--gb), or as large as the disk has room for, through a round of two clients; the
+server's process, and the one beside it, must never hold 1 GB. The clients keep nothing of it.
 growth: 5,000 rounds; a line through the server's memory must rise by less than 1 MB in 100 rounds.
 Exits with 1 if anything of this does not hold.
 """
@@ -29,6 +29,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ LOSS, ROUND_TRIP_SECS, DARK_SECS = 0.3, 0.3, 60.0
 DOWNLOAD_SECS = 1.5
 """So long after a round has begun its models are on the way."""
 NUM_ROUNDS, WARM = 5000, 500
-LARGE_BYTES, LAYER, COPIES = 10e9, 5000, 7
+LAYER, COPIES = 5000, 7
 """The large model: layers of 100 MB; and how often the disk must have room for it."""
 ANNOUNCED, BEYOND = 3_000_000_000, 300_000_000
 
@@ -258,10 +259,10 @@ class Repeated:
         return digest.hexdigest()
 
 
-def large() -> tuple[bool, str]:
+def large(wanted: float) -> tuple[bool, str]:
     """A model that is larger than the memory that the server may take."""
     room = shutil.disk_usage(tempfile.gettempdir()).free
-    found = through(min(LARGE_BYTES, room / COPIES))
+    found = through(min(wanted, room / COPIES))
     good = max(found["peak"], found["beside"]) < 1e9 and found["accepted"] == 2
     return good, (
         f"A model of {bytes_text(found['model'])} through a round of two clients, on a disk with "
@@ -348,10 +349,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = {"flood": flood, "hung": hung, "growth": growth, "large": large, "loss": loss}
-    parser.add_argument("what", nargs="*", default=list(kinds), metavar="|".join(kinds))
-    held = True
-    wanted = parser.parse_args().what
+    parser.add_argument("--gb", type=float, default=10.0, help="of the large model")
+    names = ("flood", "hung", "growth", "large", "loss")
+    parser.add_argument("what", nargs="*", default=names, metavar="|".join(names))
+    held, args = True, parser.parse_args()
+    wanted, big = args.what, partial(large, args.gb * 1e9)
+    kinds = {"flood": flood, "hung": hung, "growth": growth, "large": big, "loss": loss}
     for name in (name for name in kinds if name in wanted):  # loss is last: it leaves this network
         good, text = kinds[name]()
         held &= good
