@@ -108,6 +108,11 @@ def serve(
 
     """
     share_one_arena()
+    if job.stop.target is not None and not job.deploy.evaluate:
+        raise UserError(
+            f"stop.target waits for {job.stop.target.metric}, but deploy.evaluate is false, so no version is "
+            "evaluated: leave out one of them"
+        )
     console = make_console(json=json)
     folder, again = _folder(job, out)
     if out is None or not command:
@@ -137,11 +142,6 @@ def _assembled(job: Job, folder: Path, examiner: Examiner, again: bool, say: Say
 
     The untrained model is the run's alone when this returns, and goes with its first version.
     """
-    if job.stop.target is not None and not job.deploy.evaluate:
-        raise UserError(
-            f"stop.target waits for {job.stop.target.metric}, but deploy.evaluate is false, so no version is "
-            "evaluated: leave out one of them"
-        )
     start = examiner.start(folder, job.deploy.memory_mb, spare=again)
     if not job.deploy.evaluate:
         examiner.close()
