@@ -42,7 +42,7 @@ QUICK = {
     "call_secs": 2.0,
     "stall_secs": 1.0,
     "retry_secs": 0.2,
-    "give_up_secs": 10.0,
+    "give_up_secs": 60.0,
 }
 
 
