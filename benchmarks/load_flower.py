@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,22 @@ def read(path: Path, server: Usage, secs: float = 600.0) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def stopped(pid: int) -> None:
+    """Ends a process that is none of our own, if it is still there."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 @contextmanager
 def superlink(clients: int, size: int) -> Iterator[SuperLink]:
     """Flower with so many SuperNodes, whose models have `size` numbers.
@@ -174,9 +191,16 @@ def superlink(clients: int, size: int) -> Iterator[SuperLink]:
         log = stack.enter_context((folder / "log.txt").open("w"))
         listen = ("--host", "127.0.0.1", "--port", str(port))
         options = ("--insecure", "--disable-runtime-dependency-installation")
-        link = Process(python.parent / "flower-superlink", *options, *listen, python=python, env=env, log=log)
-        stack.callback(link.close)
+        server = subprocess.Popen(
+            [python, python.parent / "flower-superlink", *options, *listen],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        stack.callback(ended, server)
         wait_for(port)
+        link = Usage(server.pid)
         subprocess.run(
             [python.parent / "flwr", "run", package.parent, "here"],
             env=env,
@@ -185,6 +209,7 @@ def superlink(clients: int, size: int) -> Iterator[SuperLink]:
             check=True,
         )
         app = Usage(read(folder / "started.json", link, 120.0)["pid"])
+        stack.callback(stopped, app.pid)  # before its SuperLink, which would leave it behind
         swarms = []
         for first in range(0, clients, NODES):
             numbers = ("--first", first, "--count", min(NODES, clients - first), "--size", size)
