@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from load_flower import MissingError, installed, superlink
+from load_flower import FailedError, MissingError, installed, superlink
 from load_processes import HERE, Process, serving, swarm
 from marked import write_between
 
@@ -146,7 +146,7 @@ def rounds(clients: int, model: int, count: int, *, flower: bool) -> list[dict[s
     ):
         size = ours.answer()["size"]
         link = stack.enter_context(superlink(clients, size)) if flower else None
-        bare = Process(HERE / "load_raw.py", folder)
+        bare, failed = Process(HERE / "load_raw.py", folder), ""
         try:
             where = f"127.0.0.1:{bare.line().strip()}"
             for _ in range(count):
@@ -158,7 +158,13 @@ def rounds(clients: int, model: int, count: int, *, flower: bool) -> list[dict[s
                         if done["up_bytes"] // clients != one["up_bytes"] // clients:
                             raise SystemExit(f"the bare server has {done['up_bytes']:,} bytes")
                         one[method] = done["secs_up"]
-                one["flower"] = None if link is None else {"version": link.version, **link.round()}
+                one["flower"] = None
+                if link is not None and not failed:
+                    try:
+                        one["flower"] = {"version": link.version, **link.round()}
+                    except FailedError as error:
+                        failed = f"Flower {link.version}: a round was {error}."
+                one["flower failed"] = failed
                 told.append(one)
                 print({k: v for k, v in one.items() if k != "acks"}, flush=True)
         finally:
@@ -213,6 +219,8 @@ def told_rounds(clients: int, told: list[dict[str, Any]]) -> str:
         f"{max(one['peak'] for one in told) / MB:.0f} MB then, "
         f"{max(one['peak_down'] for one in told) / MB:.0f} MB while models went out.",
     ]
+    if failed := told[-1]["flower failed"]:
+        lines += ["", failed]
     if theirs:
         whole = median(one["secs_tasks"] + one["secs_down"] + one["secs_made"] for one in theirs)
         acks = [secs for one in theirs for secs in one["acks"]]

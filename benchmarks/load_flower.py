@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -53,10 +54,16 @@ insecure = true
 """
 NODES = 100
 """SuperNodes in one process at most: each is a thread."""
+ROUND_SECS = 300.0
+"""A round that takes longer is given up."""
 
 
 class MissingError(Exception):
     """Flower is not here, with what to do."""
+
+
+class FailedError(Exception):
+    """A round did not come to its end, and why."""
 
 
 def installed() -> tuple[Path, str]:
@@ -94,7 +101,22 @@ class SuperLink:
     number: int = 0
 
     def round(self) -> dict[str, Any]:
-        """One round, downloads first, and what the SuperLink and the app have used; the next is opened."""
+        """One round, downloads first, and what the SuperLink and the app have used; the next is opened.
+
+        Raises:
+            FailedError: A process has ended, or the round takes longer than ROUND_SECS.
+        """
+        late = threading.Timer(ROUND_SECS, lambda: [stopped(each.pid) for each in (*self.swarms, self.link)])
+        late.start()
+        try:
+            return self._round()
+        except SystemExit as error:
+            why = f"after {ROUND_SECS:g} s" if late.finished.is_set() else f"since {error}"
+            raise FailedError(f"given up {why}") from error
+        finally:
+            late.cancel()
+
+    def _round(self) -> dict[str, Any]:
         both = (self.link, self.app)
         for each in both:
             each.reset_peak()

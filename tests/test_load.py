@@ -1,5 +1,7 @@
 """The load benchmark runs on a few clients, with real servers, which take seconds to start: not how fast."""
 
+import contextlib
+
 import pytest
 
 from worlds.scripts import loaded
@@ -37,6 +39,19 @@ def test_flower_has_a_round_of_the_same_numbers(load):
     assert len(theirs["acks"]) == 3 and 0 < theirs["secs_up"] <= theirs["secs_made"]
     assert one["up_bytes"] < theirs["up_bytes"] < one["up_bytes"] + 3 * 3000  # beside the numbers, heads
     assert "SuperLink: all upload at once; kept in memory |" in load.told_rounds(3, [one])
+
+
+def test_a_round_of_flower_that_fails_is_told_and_ends_nothing(load, monkeypatch):
+    class Broken:
+        version = "0"
+
+        def round(self):
+            raise load.FailedError("given up after 300 s")
+
+    monkeypatch.setattr(load, "superlink", lambda clients, size: contextlib.nullcontext(Broken()))
+    (one,) = load.rounds(clients=2, model=0, count=1, flower=True)
+    assert one["flower"] is None and one["Keep"] > 0
+    assert load.told_rounds(2, [one]).endswith("Flower 0: a round was given up after 300 s.")
 
 
 def test_where_flower_is_not_it_is_told_how_to_get_it(load, tmp_path, monkeypatch):
