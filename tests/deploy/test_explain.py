@@ -14,7 +14,10 @@ from worlds.deployed import job_of
 def test_it_says_what_would_be_done_and_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     job = job_of(
-        rounds=7, compress="half", algorithm={"name": "fedbuff", "pace": {"size": 2, "concurrency": 3}}
+        rounds=7,
+        compress="half",
+        algorithm={"name": "fedbuff", "pace": {"size": 2, "concurrency": 3}},
+        deploy={"lease_secs": 10},
     )
     plan, lines = explain(job, Listen(port=0, insecure=True))
     assert (plan.rounds, plan.num_clients, plan.algorithm, plan.out) == (7, 4, "fedbuff", None)
