@@ -75,6 +75,10 @@ class Layout:
         return self.num_bytes * 101 // 100 + MAX_HEADER
 
 
+def _floats(size: int) -> Vector:
+    return np.empty(size, np.float32)
+
+
 @dataclass(frozen=True)
 class Route:
     """Which spans of a model's vector travel: all of it, but for the entries that stay at the clients."""
@@ -96,11 +100,11 @@ class Route:
         """Numbers that travel."""
         return sum(stop - start for start, stop in self.spans)
 
-    def pick(self, vector: Vector, empty: Callable[[int], Vector] = np.empty) -> Vector:
+    def pick(self, vector: Vector, empty: Callable[[int], Vector] = _floats) -> Vector:
         """What travels of f32[size], in a vector that `empty` makes; `vector` itself if that is all of it."""
         if self.length == self.size:
             return vector
-        out, at = empty(self.length).astype(np.float32, copy=False), 0
+        out, at = empty(self.length), 0
         for start, stop in self.spans:
             for part in parts(stop, vector, start=start):
                 into = out[at : (at := at + part.stop - part.start)]
