@@ -24,7 +24,8 @@ from muster.models.model import Model
 from muster.tasks.task import Task
 
 from .cohort import descend_together
-from .device_learner import DeviceLearner, steps_unasked
+from .descent import fixed_stride
+from .device_learner import DeviceLearner
 from .learner import Sent, Stack, Together
 from .numerics import Numerics
 from .resident import Placed
@@ -53,7 +54,7 @@ class DeviceCohort(TorchCohort, DeviceLearner):
         self, model: Model, task: Task, facts: Facts, local: Local, work: Work, numerics: Numerics
     ) -> None:
         super().__init__(model, task, facts, local, work, numerics)
-        if numerics.gradients != "plain" and steps_unasked(local):
+        if numerics.gradients != "plain" and fixed_stride(local) is not None:
             self.numerics = replace(self.numerics, gradients="fused")
 
     def _differs(self) -> str:
@@ -112,7 +113,8 @@ class DeviceCohort(TorchCohort, DeviceLearner):
     ) -> tuple[Vectors, Vectors, list[tuple[int, Tensor]]]:
         """Trains `params`, f32[K, size], with tensors of the device alone, and waits for none of them."""
         local, trained = self._local, self.spec.trained
-        fused = self.numerics.gradients == "fused"
+        stride = fixed_stride(local) if self.numerics.gradients == "fused" else None
+        fused = stride is not None
         gradient = torch.zeros((len(params), 1 if fused else trained), device=self._device)
         seen = {name: vectors[:, :trained] for name, vectors in given.items()}
         real = torch.from_numpy(filled).to(self._device)
@@ -138,10 +140,9 @@ class DeviceCohort(TorchCohort, DeviceLearner):
             return losses
 
         def step(live: Tensor, memory: Vectors) -> tuple[Tensor, Vectors]:
-            scale = local.stride(lambda: 1.0)
-            assert scale is not None
+            assert stride is not None
             views = self._views(params[: len(live)])
-            torch._foreach_sub_([views[name] for name in slopes], list(slopes.values()), alpha=scale)
+            torch._foreach_sub_([views[name] for name in slopes], list(slopes.values()), alpha=stride)
             return live, memory
 
         counts = np.count_nonzero(filled, axis=1)

@@ -27,7 +27,7 @@ from muster.models.model import Model
 from muster.tasks.task import Task
 
 from .client import OwnClient
-from .descent import descend
+from .descent import descend, fixed_stride
 from .device_sum import DeviceSum
 from .layout import pools
 from .learner import Matrix, Sent, Trained
@@ -59,7 +59,7 @@ class DeviceLearner(TorchLearner):
         """Never with a wait in each step, unless it is asked for."""
         if numerics.gradients != "auto":
             return numerics.gradients
-        return "fused" if steps_unasked(self._local) else "plain"
+        return "plain" if fixed_stride(self._local) is None else "fused"
 
     def _turns(self, numerics: Numerics) -> bool:
         """Tensor cores read images channels last."""
@@ -241,14 +241,3 @@ class DeviceLearner(TorchLearner):
 def _same(one: Vector, other: Vector) -> bool:
     """Whether two arrays are one stretch of memory, which both keep from being used for something else."""
     return one.shape == other.shape and one.__array_interface__["data"] == other.__array_interface__["data"]
-
-
-def steps_unasked(local: Local) -> bool:
-    """Whether the rule only steps along the gradient, however long it is."""
-    asked = []
-
-    def norm() -> float:
-        asked.append(True)
-        return 1.0
-
-    return local.stride(norm) is not None and not asked

@@ -19,6 +19,7 @@ from muster.tasks.task import Task
 from . import kernels
 from .cohort import descend_together
 from .compiled import CompiledLearner, ExactPasses
+from .descent import fixed_stride
 from .learner import Matrix
 
 
@@ -58,7 +59,7 @@ class NumbaLearner(CompiledLearner):
         self._at = np.array([entries[name].offset for names in self._names for name in names], np.int64)
         shapes = [entries[weight].shape for weight, _ in self._names]
         self._dims = np.array([shapes[0][1], *(outs for outs, _ in shapes)], np.int64)
-        self._stride = _fixed_stride(local)
+        self._stride = fixed_stride(local)
 
     def _descended(
         self,
@@ -105,15 +106,3 @@ class NumbaLearner(CompiledLearner):
             )
             np.subtract(params, received["model"], out=delta)
         return done
-
-
-def _fixed_stride(local: Local) -> float | None:
-    """s, if a step of the rule is y ← y - s·g whatever g is; else None."""
-    asked = []
-
-    def norm() -> float:
-        asked.append(True)
-        return 1.0
-
-    stride = local.stride(norm)
-    return None if asked else stride
