@@ -12,10 +12,16 @@ from muster.algorithms.fedavg import Add
 from muster.core import storage
 from muster.core.algorithm import Algorithm, Combine
 from muster.core.storage import Storage
-from muster.deploy.assembly import ON_DISK
+from muster.deploy.assembly import on_disk
 from muster.learn.crew import Inline
 from worlds.rig import NAMES, Rig, small
 from worlds.toy import Wander
+
+ON_DISK = (
+    "asgd", "ditto", "esync", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedbn", "fedbuff", "feddyn",
+    "fednova", "fedper", "fedprox", "fedrep", "fedsgd", "fedyogi", "oort", "pfedme", "power_of_choice",
+    "qfedavg", "scaffold", "semi_sync", "ssgd", "ssp", "tifl",
+)  # fmt: skip
 
 
 class Parts(Inline):
@@ -52,6 +58,10 @@ def test_parts_have_the_bits_of_the_whole(name: str, tmp_path: Path, monkeypatch
     whole.run()
     assert parted.run().hash == stored.run().hash == whole.hash
     assert isinstance(stored.plane.params, np.memmap) == (name in ON_DISK)
+
+
+def test_the_algorithms_that_run_with_a_model_on_disk_are_named() -> None:
+    assert on_disk() == list(ON_DISK)
 
 
 class Halved(Add):

@@ -344,6 +344,11 @@ class Combine(Part):
     elementwise: ClassVar[bool] = False
     """Whether a `finish` of its own treats each coordinate by itself, and leaves the rule's state alone."""
 
+    @property
+    def shifts(self) -> bool:
+        """Whether the rule changes updates before they are added: it has a `shift` of its own."""
+        return type(self).shift is not Combine.shift
+
     def fitted(self, local: Local) -> Self:
         """The same with what it must have in common with the clients' rule filled in."""
         return self

@@ -25,7 +25,8 @@ from muster.core.store import ClientStore
 from muster.core.sums import scale_for
 from muster.data.federated import FederatedData
 from muster.job import Job
-from muster.learn.plane import DataPlane, load_moment, save_moment
+from muster.job.names import algorithms
+from muster.learn.plane import DataPlane, by_coordinate, load_moment, save_moment
 from muster.learn.trainer import Folding
 from muster.net.conductor import Conductor
 from muster.net.journal import JOURNAL, Entry, Note, read
@@ -40,13 +41,6 @@ from .errand import Errand, demanded, written
 from .examiner import Start
 
 CLIENTS, SECRET = "clients", "secret"
-
-ON_DISK = (
-    "asgd", "ditto", "esync", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedbn", "fedbuff", "feddyn",
-    "fednova", "fedper", "fedprox", "fedrep", "fedsgd", "fedyogi", "oort", "pfedme", "power_of_choice",
-    "qfedavg", "scaffold", "semi_sync", "ssgd", "ssp", "tifl",
-)  # fmt: skip
-"""The algorithms of the shelf that can be run with a model that is kept on disk."""
 
 Say = Callable[[str], None]
 
@@ -203,6 +197,11 @@ def assemble(
     return made
 
 
+def on_disk() -> list[str]:
+    """The algorithms of the shelf that can be run with a model that is kept on disk."""
+    return [name for name, build in algorithms().items() if by_coordinate(build())]
+
+
 def _check_on_disk(job: Job, plane: DataPlane, spec: ParamSpec) -> None:
     """Raises UserError, and closes the plane, if the job has something done to whole vectors."""
     algorithm, why = job.algorithm, ""
@@ -216,7 +215,7 @@ def _check_on_disk(job: Job, plane: DataPlane, spec: ParamSpec) -> None:
         raise UserError(
             f"the model has {bytes_text(spec.num_bytes)}, more than deploy.memory_mb allows in memory, so it "
             f"would be kept on disk, but {why}; choose no compress or deploy.zstd, and one of "
-            f"{', '.join(ON_DISK)}; or allow more memory: deploy.memory_mb"
+            f"{', '.join(on_disk())}; or allow more memory: deploy.memory_mb"
         )
 
 

@@ -102,11 +102,8 @@ class DataPlane:
     @property
     def in_parts(self) -> bool:
         """Whether versions are made a part after another: the rules, and how the sum is made, allow it."""
-        combine, server = self._algorithm.combine, self._algorithm.server
-        finish = type(combine).finish is Combine.finish or _elementwise(combine, "finish")
-        plain = finish and _elementwise(server, "init", "apply")
-        plain &= not (combine.needs_all or combine.moves_alone)
-        return plain and isinstance(self._crew, InParts) and self._crew.by_blocks
+        crew = self._crew
+        return by_coordinate(self._algorithm) and isinstance(crew, InParts) and crew.by_blocks
 
     def reserve(self) -> None:
         """Makes sure that the next version has room on disk, if that is where it goes; may be called again.
@@ -206,7 +203,7 @@ class DataPlane:
     def _now(self, tasks: Table) -> Sent:
         """What the combination's rule may look at while updates come in; nothing if it looks at nothing."""
         combine, now = self._algorithm.combine, {}
-        if type(combine).shift is not Combine.shift:
+        if combine.shifts:
             now = {"model": self.moment.params, **self.moment.state}
         if combine.needs_all:
             now["tickets"] = np.sort(tasks["ticket"])
@@ -413,6 +410,14 @@ class DataPlane:
         if self._spill is not None:
             self._spill.close()
         self.store.close()
+
+
+def by_coordinate(algorithm: Algorithm) -> bool:
+    """Whether the rules that make a version treat each coordinate by itself, so that parts can be made."""
+    combine = algorithm.combine
+    finish = type(combine).finish is Combine.finish or _elementwise(combine, "finish")
+    whole = combine.shifts or combine.needs_all or combine.moves_alone
+    return finish and not whole and _elementwise(algorithm.server, "init", "apply")
 
 
 def _elementwise(part: Combine | Server, *methods: str) -> bool:

@@ -162,8 +162,8 @@ class Trainer:
         """Who gates and adds updates on the learner's own device, if nothing but the gate looks at them."""
         folding = self.folding
         seen = folding.attack is not None or folding.compress is not None or len(self.personal) > 0
-        shifts = type(folding.combine).shift is not Combine.shift
-        return None if seen or shifts or folding.combine.needs_all else self.learner.summing(self.total)
+        seen |= folding.combine.shifts or folding.combine.needs_all
+        return None if seen else self.learner.summing(self.total)
 
     @cached_property
     def near(self) -> FederatedData:
@@ -430,7 +430,7 @@ class Trainer:
         weights = combine.weights(reports) / folding.max_weight
         largest = passes.extremes(flat)
         reports["refused"] = judged(largest, weights)
-        if type(combine).shift is not Combine.shift:
+        if combine.shifts:
             for report, vectors, state in zip(reports, up, states, strict=True):
                 if not report["refused"]:
                     self.shift(report, vectors, state, now)

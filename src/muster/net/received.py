@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from muster.core.algorithm import Combine
 from muster.core.errors import RunFolderError
 from muster.core.params import ParamSpec, Vector
 from muster.core.store import decode
@@ -98,7 +97,7 @@ class Received:
     def by_blocks(self) -> bool:
         """Whether no update is ever whole in memory: the rule neither changes them nor needs them all."""
         combine = self._folding.combine
-        return type(combine).shift is Combine.shift and not combine.needs_all
+        return not (combine.shifts or combine.needs_all)
 
     def train(
         self, tasks: Table, staleness: Ids, sent: Mapping[int, Sent], kept: Kept, now: Sent
