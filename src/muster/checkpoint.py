@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.storage import parts, release
+from muster.core.storage import mapped, parts, release
 from muster.track.folder import disk_errors
 
 FOLDER, CONTROL, TENSORS = "checkpoints", "control.json", "tensors.safetensors"
@@ -150,12 +150,14 @@ def _tensors(path: Path, on_disk: bool) -> dict[str, npt.NDArray[Any]]:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    whole, tensors = np.memmap(path, np.uint8, "r"), {}
-    for name, entry in header.items():
-        start, stop = (8 + length + at for at in entry["data_offsets"])
-        tensor = whole[start:stop].view(_numpy(entry["dtype"])).reshape(entry["shape"])
+    spans = {
+        name: (8 + length + entry["data_offsets"][0], _numpy(entry["dtype"]), tuple(entry["shape"]))
+        for name, entry in header.items()
+    }
+    tensors = {}
+    for name, tensor in mapped(path, spans).items():
         tensors[name] = tensor if on_disk and tensor.nbytes > LARGE_BYTES else np.array(tensor)
-        release(whole[start:stop])
+        release(tensor)
     return tensors
 
 

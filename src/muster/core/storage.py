@@ -93,7 +93,7 @@ def release(part: Array) -> None:
         root.base.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
-def mapped(path: Path, spans: Mapping[str, tuple[int, str, tuple[int, ...]]]) -> dict[str, Array]:
+def mapped(path: Path, spans: Mapping[str, tuple[int, npt.DTypeLike, tuple[int, ...]]]) -> dict[str, Array]:
     """Arrays of a file by name, mapped read-only: where each begins, its dtype and its shape."""
     whole = np.memmap(path, np.uint8, "r")
     made = {}
