@@ -16,6 +16,7 @@ from muster.data.dataset import DataSet
 from muster.devices.clocks import Clock
 from muster.devices.devices import Devices
 from muster.learn.device import ALLOWED, DEVICES
+from muster.learn.learners import ASKED, Asked
 from muster.learn.numerics import Convolutions, Gradients, Layout, Numerics, Precision
 from muster.models.model import Model
 from muster.net.settings import Deploy
@@ -28,7 +29,7 @@ from muster.uploads.compress import Compress
 class Engine(Part):
     """What computes: the ML framework, what trains together, and how many processes."""
 
-    backend: Literal["auto", "torch", "numpy", "numba", "jax"] = "auto"
+    backend: Asked = "auto"
     """`auto` takes numpy for cohorts; else torch where it is installed and the model has it, else numpy."""
     mode: Literal["auto", "sequential", "cohort"] = "auto"
     """One client after another, or many as one tensor program. `auto` takes cohorts for dense models of which
@@ -60,7 +61,7 @@ class Engine(Part):
     first chunk, and 512 MB more. The result does not change."""
 
     def __post_init__(self) -> None:
-        self.check_choice("backend", ("auto", "torch", "numpy", "numba", "jax"))
+        self.check_choice("backend", ASKED)
         self.check_choice("mode", ("auto", "sequential", "cohort"))
         self.check_choice("gradients", get_args(Gradients))
         self.check_choice("layout", get_args(Layout))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast, get_args
 
 from muster.core.algorithm import Local
 from muster.core.errors import UserError, nearest
@@ -19,11 +19,10 @@ from .cohort import chunk_for, chunk_for_compiled, chunk_on_device, side_by_side
 from .learner import Learner
 from .numerics import Numerics
 
-ASKED = ("auto", "torch", "numpy", "numba", "jax")
-"""What a job may ask for."""
-
-
 Backend: TypeAlias = Literal["torch", "numpy", "numba", "jax"]
+Asked: TypeAlias = Literal["auto", Backend]
+"""What a job may ask for."""
+ASKED: tuple[str, ...] = get_args(Asked)
 
 
 def choose_backend(asked: str, model: Model) -> Backend:
