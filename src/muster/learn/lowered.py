@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from muster.core.examples import Facts
 from muster.core.params import ParamSpec, Vector
-from muster.core.randomness import key, rng
+from muster.core.randomness import rng
 from muster.models.dense import Dense
 from muster.models.model import Model
 
-from .torch_module import named_floats, seeded, unchecked
+from .torch_module import model_seed, named_floats, seeded, unchecked
 
 FLATTENING = frozenset(("flatten", "view", "reshape", torch.flatten))
 """What may come before the first layer; a trial says whether it does flatten."""
@@ -67,7 +67,7 @@ class Lowered(Dense):
 
     def initial(self, facts: Facts, seed: int) -> Mapping[str, Vector]:
         """What the module itself begins with."""
-        drawn = self._floats(facts, key(seed, "model") % 2**63)
+        drawn = self._floats(facts, model_seed(seed))
         return {name: tensor.detach().numpy() for name, tensor, _ in drawn}
 
     def torch(self, facts: Facts) -> nn.Module:

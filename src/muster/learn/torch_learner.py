@@ -18,7 +18,6 @@ from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
 from muster.core.memory import keep_freed
 from muster.core.params import Vector
-from muster.core.randomness import key
 from muster.core.work import Steps, Work
 from muster.models.dense import Dense
 from muster.models.model import Model
@@ -31,7 +30,7 @@ from .fused import Fused, steps_along, wide_layers
 from .layout import pool_first, pools, turn
 from .learner import Learner, Matrix, Scores, Sent, Trained
 from .numerics import Gradients, Layout, Numerics
-from .torch_module import CPU, FlatModule, build, host, lone_example, named_floats, seeded
+from .torch_module import CPU, FlatModule, build, host, lone_example, model_seed, named_floats, seeded
 
 
 class TorchLearner(Learner):
@@ -139,7 +138,7 @@ class TorchLearner(Learner):
         """The untrained model, f32[spec.size]; depends on the seed only."""
         if isinstance(self._model, Dense):
             return self.spec.pack(self._model.initial(self._facts, seed))
-        module = build(self._model, self._task, self._facts, key(seed, "model") % 2**63)
+        module = build(self._model, self._task, self._facts, model_seed(seed))
         return self.spec.pack({name: tensor.detach().numpy() for name, tensor, _ in named_floats(module)})
 
     def lent(self) -> Vector | None:

@@ -16,6 +16,7 @@ from muster.core.errors import UserError
 from muster.core.examples import Facts
 from muster.core.memory import blank
 from muster.core.params import ParamSpec, Vector
+from muster.core.randomness import key
 from muster.models.model import Model
 from muster.models.own import called
 from muster.tasks.task import Task
@@ -150,6 +151,11 @@ def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The part of `module` that holds the parameter or buffer `name`, and its name there."""
     path, _, leaf = name.rpartition(".")
     return module.get_submodule(path), leaf
+
+
+def model_seed(seed: int) -> int:
+    """What torch draws a run's untrained model from, 0 <= s < 2^63, where the run's seed is `seed`."""
+    return key(seed, "model") % 2**63
 
 
 class FlatModule:
