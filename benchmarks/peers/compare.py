@@ -3,7 +3,7 @@
     python benchmarks/peers/compare.py [--cores 2] [--works A B] [--peers fedjax pfl ...] [--times N]
 
 With one core everybody has one thread; with two everybody uses both in its own way, by its own defaults
-(Muster: two workers). Each has a table of its own.
+(Muster: two workers). Each has a table of its own. On B Muster has a second line, with compiled cohorts.
 
 Each peer lives in a virtual environment of its own under --folder, made when it is missing; `--install`
 makes them and measures nothing. Every figure is kept in the folder, and a call goes on where the last one
@@ -47,7 +47,20 @@ INSTALLS = {
     "fedlab": [TORCH, "fedlab"],
     "flsim": [TORCH, "flsim"],
     "flower": [TORCH, "flwr[simulation]", "psutil"],
+    # Left to itself pip tries old versions of what FedML wants beside for half an hour.
+    "fedml": [
+        TORCH,
+        "fedml==0.9.6",
+        "setuptools<81",
+        "boto3==1.44.8",
+        "fastapi==0.165.0",
+        "opentelemetry-api==1.45.2",
+        "tritonclient==2.73.0",
+        "wandb==0.13.2",
+    ],
 }
+OURS: dict[str, dict[str, str]] = {"muster": {}, "muster, numba": {"backend": "numba"}}
+"""Muster's engine by line of the table."""
 BESIDE = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(HERE)}
 
 
@@ -60,7 +73,7 @@ def python_of(peer: str, folder: Path) -> str:
 
     A failure is kept, so that it is not tried again at each call: remove the peer's folder to try again.
     """
-    if peer == "muster":
+    if peer in OURS:
         return sys.executable
     place = folder / peer
     python, failure = place / "bin/python", place / "failed.txt"
@@ -107,7 +120,7 @@ def missing(kept: Kept, works: list[str], peers: list[str], times: int) -> Itera
     """
     for work in works:
         for turn in range(times):
-            for peer in ("muster", *peers):
+            for peer in (*OURS, *peers) if work == "B" else ("muster", *peers):
                 told = [line for line in kept.read() if (line["work"], line["peer"]) == (work, peer)]
                 if not any("failed" in line or line["turn"] == turn for line in told):
                     yield work, peer, turn
@@ -116,10 +129,11 @@ def missing(kept: Kept, works: list[str], peers: list[str], times: int) -> Itera
 def measure(peer: str, work: str, rounds: int, folder: Path, cores: int) -> dict[str, Any]:
     """One run's figures, or why there are none."""
     try:
-        command = [python_of(peer, folder), str(HERE / f"peer_{peer}.py"), work, "--rounds", str(rounds)]
-        if peer == "muster":
-            command += ["--workers", str(cores)]
-        return once(command, BESIDE, one_thread=cores == 1 or peer == "muster")
+        script = HERE / f"peer_{'muster' if peer in OURS else peer}.py"
+        command = [python_of(peer, folder), str(script), work, "--rounds", str(rounds)]
+        if peer in OURS:
+            command += ["--workers", str(cores), "--engine", json.dumps(OURS[peer])]
+        return {**once(command, BESIDE, one_thread=cores == 1 or peer in OURS), "peer": peer}
     except NotInstalledError as error:
         return {"peer": peer, "work": work, "failed": f"cannot be installed: {error}"}
     except FailedError as error:
@@ -134,7 +148,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     ]
     for work in sorted({line["work"] for line in lines}):
         ours = {run["turn"]: run for run in lines if (run["peer"], run["work"]) == ("muster", work)}
-        for peer in ("muster", *INSTALLS):
+        for peer in (*OURS, *INSTALLS):
             runs = [run for run in lines if (run["peer"], run["work"]) == (peer, work)]
             if runs:
                 told.append(row(work, peer, runs, ours))
