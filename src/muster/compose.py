@@ -29,6 +29,7 @@ from muster.data.store import prepare
 from muster.devices.clocks import TRAIN_FACTOR, Clock
 from muster.devices.world import World
 from muster.job import Job, check_population
+from muster.learn.accumulator import Folding
 from muster.learn.automatic import Automatic
 from muster.learn.calibration import forward_ms
 from muster.learn.crew import Crew, Inline, Recipe
@@ -40,7 +41,7 @@ from muster.learn.plane import DataPlane, Moment
 from muster.learn.pool import Lifetime, Pool
 from muster.learn.profile import ProfiledPlane
 from muster.learn.stopwatch import LEARNER, Stopwatch, watched
-from muster.learn.trainer import Folding, Trainer
+from muster.learn.trainer import Trainer
 from muster.privacy import Privacy, expecting, reckoned
 from muster.sim.clock_only import ClockOnly
 from muster.sim.link import Flows, ServerLink

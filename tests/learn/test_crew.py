@@ -13,13 +13,13 @@ from muster.core.store import ClientStore, decode, encode
 from muster.core.tables import TASK, rows
 from muster.core.work import Work
 from muster.learn import automatic as auto
+from muster.learn.accumulator import Folding
 from muster.learn.automatic import Automatic
 from muster.learn.client import OwnClient
 from muster.learn.crew import Inline, Recipe, examined
 from muster.learn.later import Later
 from muster.learn.plane import DataPlane
 from muster.learn.pool import Pool
-from muster.learn.trainer import Folding
 from muster.models.dense import Logistic
 from muster.tasks.classification import Classification
 from worlds.rig import Rig, small

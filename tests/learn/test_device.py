@@ -6,10 +6,10 @@ from muster.algorithms.fedavg import SGD, Mean
 from muster.core.errors import UserError
 from muster.core.part import dumps, loads
 from muster.core.work import Work
+from muster.learn.accumulator import Folding
 from muster.learn.crew import Recipe
 from muster.learn.device import choose_device, conflict, device_of, lacking, num_gpus
 from muster.learn.numerics import Numerics
-from muster.learn.trainer import Folding
 from muster.models.convolutional import LeafCNN
 from muster.models.dense import MLP
 from muster.tasks.classification import Classification

@@ -14,10 +14,11 @@ from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, rows
 from muster.core.work import Work
 from muster.data.federated import FederatedData
+from muster.learn.accumulator import Folding
 from muster.learn.cohort import chunk_on_device
 from muster.learn.learners import choose_engine, make_learner
 from muster.learn.numerics import Numerics
-from muster.learn.trainer import Folding, Trainer
+from muster.learn.trainer import Trainer
 from muster.models.convolutional import ConvNet2, LeafCNN
 from muster.models.dense import MLP
 from muster.models.recurrent import CharLSTM

@@ -13,10 +13,11 @@ from muster.core.randomness import rng
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, Refusal, rows
 from muster.core.work import Steps, Work
+from muster.learn.accumulator import Folding
 from muster.learn.client import OwnClient
 from muster.learn.learners import make_learner
 from muster.learn.numerics import Numerics
-from muster.learn.trainer import Folding, Trainer
+from muster.learn.trainer import Trainer
 from muster.models.convolutional import ConvNet2, LeafCNN
 from muster.models.dense import MLP
 from muster.models.model import Model

@@ -14,10 +14,10 @@ from muster.algorithms.fedavg import SGD, Mean
 from muster.core.errors import TrainingError
 from muster.core.tables import TASK, rows
 from muster.core.work import Work
+from muster.learn.accumulator import Folding
 from muster.learn.client import OwnClient
 from muster.learn.crew import Inline, Recipe
 from muster.learn.pool import Lifetime, Pool
-from muster.learn.trainer import Folding
 from muster.models.dense import MLP, Logistic
 from muster.tasks.classification import Classification
 from worlds.toy import FACTS, SIZES

@@ -7,9 +7,10 @@ from muster.core.errors import TrainingError, UserError
 from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, Refusal, rows
+from muster.learn.accumulator import Folding
 from muster.learn.gate import extremes, judged
 from muster.learn.states import stacked, worths
-from muster.learn.trainer import Folding, Trainer
+from muster.learn.trainer import Trainer
 from worlds.toy import SIZES, Fixed, Wander, toy_data
 
 SCALE = 40

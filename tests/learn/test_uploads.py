@@ -13,8 +13,9 @@ from muster.core.store import decode, encode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import TASK, Refusal, rows
 from muster.job import job_from_dict
+from muster.learn.accumulator import Folding
 from muster.learn.states import UNSENT
-from muster.learn.trainer import Folding, Trainer
+from muster.learn.trainer import Trainer
 from muster.uploads.little import Little
 from muster.uploads.quantise import Quantise
 from muster.uploads.sign_flip import SignFlip

@@ -41,10 +41,11 @@ from muster.core.tables import (
 from muster.core.work import Work
 from muster.data.federated import FederatedData
 from muster.job.names import algorithms
+from muster.learn.accumulator import Folding
 from muster.learn.crew import Inline
 from muster.learn.numpy_learner import NumpyLearner
 from muster.learn.plane import DataPlane, load_moment, save_moment
-from muster.learn.trainer import Folding, Trainer
+from muster.learn.trainer import Trainer
 from muster.models.dense import Logistic
 from muster.sim.link import ServerLink, load_flows, save_flows
 from muster.sim.simulation import Simulation

@@ -26,8 +26,8 @@ from muster.core.sums import scale_for
 from muster.data.federated import FederatedData
 from muster.job import Job
 from muster.job.names import algorithms
+from muster.learn.accumulator import Folding
 from muster.learn.plane import DataPlane, by_coordinate, load_moment, save_moment
-from muster.learn.trainer import Folding
 from muster.net.conductor import Conductor
 from muster.net.journal import JOURNAL, Entry, Note, read
 from muster.net.received import Examine, MissingUpdateError, Received

@@ -165,10 +165,11 @@ def _prepared(path: Path) -> tuple[Any, dict[str, Any], Vector]:
     from muster.core.sums import FixedPointSum
     from muster.data.store import prepare
     from muster.job import check_population, load_job
+    from muster.learn.accumulator import Folding
     from muster.learn.crew import Inline
     from muster.learn.device import choose_device
     from muster.learn.learners import choose_backend, make_learner
-    from muster.learn.trainer import Folding, Trainer
+    from muster.learn.trainer import Trainer
 
     job = load_job(path)
     data = prepare(job.data, job.seed_of("data"))

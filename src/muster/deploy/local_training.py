@@ -16,10 +16,11 @@ from muster.core.sums import FixedPointSum
 from muster.core.tables import Table
 from muster.core.work import Steps
 from muster.data.federated import FederatedData
+from muster.learn.accumulator import Folding
 from muster.learn.learner import Matrix, Trained
 from muster.learn.learners import make_learner
 from muster.learn.states import UNSENT, State
-from muster.learn.trainer import Folding, Trainer
+from muster.learn.trainer import Trainer
 from muster.net.client import Task
 
 from .errand import Errand

@@ -17,6 +17,7 @@ from muster.core.sums import FixedPointSum
 from muster.core.tables import Ids, Table
 from muster.data.federated import FederatedData
 
+from .accumulator import Folding
 from .device import device_of
 from .learner import Scores, Sent
 from .learners import make_learner
@@ -24,7 +25,7 @@ from .numerics import Numerics
 from .shares import Shares
 from .states import Learnt
 from .stopwatch import LEARNER, Stopwatch, watched
-from .trainer import Folding, Trainer
+from .trainer import Trainer
 
 SPAN = 1000
 """Test examples that a worker evaluates in one go."""

@@ -27,13 +27,13 @@ from muster.core.store import ClientStore
 from muster.core.sums import BLOCK
 from muster.core.tables import MEASURED, REPORT, Ids, Table, joined, rows, taken
 
+from .accumulator import Folding
 from .ahead import Ahead, Seer
 from .crew import Crew, InParts
 from .later import Later
 from .learner import Matrix, Sent
 from .shares import over_clients, side_by_side
 from .spill import Spill
-from .trainer import Folding
 
 MODEL, OPT = "model", "opt."
 """Under what names room is reserved for the next version."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from muster.core.algorithm import Combine, Local, Vectors
+from muster.core.algorithm import Vectors
 from muster.core.errors import MusterError, TrainingError
 from muster.core.examples import Examples
 from muster.core.randomness import Draws, keys, rng
@@ -19,14 +18,11 @@ from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import MEASURED, REPORT, Ids, Table, rows
 from muster.data.federated import FederatedData
-from muster.uploads.attack import Attack
-from muster.uploads.compress import Compress
 
-from .gate import judged
+from .accumulator import Accumulator, Folding
 from .learner import CohortLearner, Learner, Matrix, Scores, Sent, Stack, Together
 from .measuring import measured
-from .spill import Spill
-from .states import ABOUT, UNSENT, Learnt, State, prefix, stacked, worths
+from .states import ABOUT, UNSENT, Learnt, State, stacked, worths
 from .uploads import Uploads
 
 PERSONAL = "personal"
@@ -39,26 +35,6 @@ ROOM_BYTES = 1 << 20
 """Small updates are folded together, so many bytes at once; it changes no bit."""
 ROOM_BYTES_THERE = 256 << 20
 """The same on a GPU, where each fold is waited for."""
-
-
-@dataclass(frozen=True)
-class Folding:
-    """How updates are weighed and added: the same for every worker of a run."""
-
-    combine: Combine
-    max_weight: float
-    """The largest weight the rule can give; weights are divided by it before they are summed."""
-    scale: int
-    """Exponent of the fixed-point sums."""
-    seed: int
-    local: Local
-    """The clients' rule: what it sends, keeps and wants to be measured."""
-    spill: str | None = None
-    """File in which updates wait for a rule that must see all of them."""
-    compress: Compress | None = None
-    """How vectors are written for the way up; None: as they are."""
-    attack: Attack | None = None
-    """What some of the clients do instead of what they should."""
 
 
 @dataclass
@@ -106,16 +82,15 @@ class Trainer:
         return mask[: self.learner.spec.trained]
 
     @cached_property
+    def accumulator(self) -> Accumulator:
+        """Where updates go."""
+        return Accumulator(self.folding, self.learner.spec, self.total, self.learner.passes)
+
+    @cached_property
     def uploads(self) -> Uploads:
         """What becomes of updates before the gate."""
         folding = self.folding
         return Uploads(folding.compress, folding.attack, folding.seed, self.learner, self.data, self.personal)
-
-    @cached_property
-    def spill(self) -> Spill:
-        """Where updates wait if the rule must see all of them."""
-        assert self.folding.spill is not None
-        return Spill(Path(self.folding.spill), self.learner.spec.size)
 
     def train(
         self,
@@ -409,52 +384,10 @@ class Trainer:
         )
         where: Any = up
         if isinstance(where, np.ndarray):
-            self.gather(reports, up, states, now)
+            self.accumulator.gather(reports, up, states, now)
         else:
-            self.gather_there(reports, where)
+            self.accumulator.gather_there(reports, where, self.there)
         return reports
-
-    def gather(self, reports: Table, up: Stack, states: Sequence[State], now: Sent) -> None:
-        """Gates, transforms, weighs and adds updates as they have come in.
-
-        Args:
-            reports: Their REPORT rows; the norms, and why some are refused, are written into them.
-            up: The vectors, f32[K, U, size]; they may be changed.
-            states: As in `fold`.
-            now: As in `fold`.
-
-        """
-        folding, combine = self.folding, self.folding.combine
-        passes, flat = self.learner.passes, up.reshape(len(up), -1)
-        reports["norm"] = passes.norms(up[:, 0, : self.learner.spec.trained])
-        weights = combine.weights(reports) / folding.max_weight
-        largest = passes.extremes(flat)
-        reports["refused"] = judged(largest, weights)
-        if combine.shifts:
-            for report, vectors, state in zip(reports, up, states, strict=True):
-                if not report["refused"]:
-                    self.shift(report, vectors, state, now)
-            refused = reports["refused"].copy()
-            largest = passes.extremes(flat)
-            reports["refused"] = np.where(refused, refused, judged(largest, weights))
-        good = reports["refused"] == 0
-        if combine.needs_all:
-            places = np.searchsorted(now["tickets"], reports["ticket"])
-            for i in np.flatnonzero(good).tolist():
-                self.spill.write(int(places[i]), up[i, 0])
-        elif good.any():
-            every = good.all()
-            rest, of = (flat, weights) if every else (flat[good], weights[good])
-            passes.add(self.total, rest, of, float(largest[good].max()))
-
-    def gather_there(self, reports: Table, up: Any) -> None:
-        """`gather` of updates that lie on the learner's own device."""
-        reports["norm"], largest = self.there.measure(up, self.learner.spec.trained)
-        weights = self.folding.combine.weights(reports) / self.folding.max_weight
-        reports["refused"] = judged(largest, weights)
-        good = np.flatnonzero(reports["refused"] == 0)
-        if len(good):
-            self.there.add_all(up if len(good) == len(up) else up[good.tolist()], weights[good])
 
     def losses_before(self, tasks: Table, states: Sequence[State]) -> npt.NDArray[np.float64]:
         """Losses of the models received, over all of each client's examples; NaN where nobody asks."""
@@ -488,13 +421,3 @@ class Trainer:
                 **self.measured(clients, states),
             )
         return found
-
-    def shift(self, report: Table, up: Matrix, state: State, now: Sent) -> None:
-        """Has the rule transform one update in place, and notes what it remembers of the client."""
-        trained = self.learner.spec.trained
-        vectors = {name: row[:trained] for name, row in zip(self.folding.local.up, up, strict=True)}
-        shifted, state.about = self.folding.combine.shift(
-            vectors, prefix(state.received, trained), prefix(now, trained), report, state.about
-        )
-        for name, vector in shifted.items():
-            vectors[name][:] = vector

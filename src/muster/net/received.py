@@ -12,12 +12,13 @@ from muster.core.store import decode
 from muster.core.sums import FixedPointSum
 from muster.core.tables import REPORT, Ids, Refusal, Table, rows
 from muster.data.federated import FederatedData
+from muster.learn.accumulator import Folding
 from muster.learn.crew import Kept, Total
 from muster.learn.gate import judged
 from muster.learn.learner import Learner, Scores, Sent, Trained
 from muster.learn.numerics import Numerics
 from muster.learn.states import State
-from muster.learn.trainer import Folding, Trainer
+from muster.learn.trainer import Trainer
 
 from .folding import LaterSum, Shape
 from .journal import Entry
@@ -114,7 +115,7 @@ class Received:
                 received, _, remembered = self._trainer.received(sent[int(task["version"])], about)
                 self._load(task, sent[int(task["version"])])
                 state = State(received, None, remembered)
-                self._trainer.gather(report, self._trainer.up[:1], [state], now)
+                self._trainer.accumulator.gather(report, self._trainer.up[:1], [state], now)
                 if (encoded := state.encoded(bool(report["refused"][0]))) is not None:
                     states[client] = encoded
             reports[i] = report[0]
