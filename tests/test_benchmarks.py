@@ -146,3 +146,72 @@ def test_the_gpu_benchmark_asks_for_a_gpu(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     with pytest.raises(SystemExit, match=r"--device is cuda, but torch .* finds no GPU here; run it"):
         loaded("gpu").main()
+
+
+@pytest.mark.parametrize("mode", ["sequential", "cohort"])
+def test_an_empty_round_is_timed(mode, monkeypatch):
+    script = loaded("overhead")
+    monkeypatch.setattr(script, "ROUNDS", 3)
+    assert 0 < script.round_secs(2, mode) < 60
+
+
+def test_each_way_to_round_trains_a_client():
+    pytest.importorskip("torch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER / "peers")
+        script = loaded("numerics")
+        found = script.secs("A", 1)
+    assert list(found) == list(script.WAYS) and min(min(secs) for secs in found.values()) > 0
+
+
+@pytest.fixture
+def compare():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER / "peers")
+        yield loaded("peers/compare")
+
+
+def test_peers_are_run_in_turns_and_who_failed_once_is_left_out(compare, tmp_path):
+    kept = compare.Kept(tmp_path / "figures.jsonl")
+    kept.add({"peer": "pfl", "work": "A", "failed": "no such thing"})
+    kept.add({"peer": "muster", "work": "A", "turn": 0, "secs": 1.0})
+    asked = list(compare.missing(kept, ["A", "B"], ["pfl"], 2))
+    assert asked == [
+        ("A", "muster", 1),
+        *[("B", peer, turn) for turn in (0, 1) for peer in ("muster", "muster, numba", "pfl")],
+    ]
+
+
+def test_a_peer_is_told_the_work_and_muster_its_engine_too(compare, tmp_path, monkeypatch):
+    asked = []
+
+    def once(command, more, one_thread):
+        asked.append(([str(part).rpartition("/")[2] for part in command[1:]], one_thread))
+        return {"peer": "whoever", "secs": 1.0}
+
+    monkeypatch.setattr(compare, "once", once)
+    monkeypatch.setattr(compare, "python_of", lambda peer, folder: "python")
+    for peer in ("muster, numba", "pfl"):
+        assert compare.measure(peer, "B", 3, tmp_path, 2)["peer"] == peer
+    assert asked == [
+        (
+            ["peer_muster.py", "B", "--rounds", "3", "--workers", "2", "--engine", '{"backend": "numba"}'],
+            True,
+        ),
+        (["peer_pfl.py", "B", "--rounds", "3"], False),
+    ]
+
+
+def test_the_table_of_peers_has_medians_of_ratios_and_says_why_one_is_missing(compare):
+    def line(peer, turn, secs, cpu=2.0):
+        return {"peer": peer, "work": "B", "turn": turn, "secs": secs, "cpu_secs": cpu, "rss_mb": 10.0}
+
+    lines = [line("muster", 0, 1.0), line("muster", 1, 2.0)]
+    lines += [line("pfl", 0, 3.0), line("pfl", 1, 8.0), line("flower", 1, 10.0, None)]
+    lines += [{"peer": "fedml", "work": "B", "failed": "first\nlast | line"}]
+    assert compare.table(lines).splitlines()[2:] == [
+        "| B | muster | 2 | 1.500 | 1.00x | 2.000 | 1.00x | 10 |",
+        "| B | pfl | 2 | 5.500 | 3.50x | 2.000 | 1.00x | 10 |",
+        "| B | flower | 1 | 10.000 | 5.00x |  |  | 10 |",
+        "| B | fedml | 0 | last / line | | | | |",
+    ]
