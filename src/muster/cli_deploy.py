@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -135,21 +136,21 @@ def deploy(
     """Run a job with a server and N real client processes on this machine."""
     from muster.deploy.local import deploy as deploy_job
     from muster.job import load_job, num_clients
-    from muster.track.folder import next_free
+    from muster.track.folder import reserved
 
     job = load_job(conf, pairs or ())
-    place = out or next_free(Path("runs"), job.name)
     num = local or num_clients(job) or 1
-    summary = deploy_job(
-        job,
-        place,
-        num,
-        insecure=insecure,
-        step_secs=step_secs or (),
-        json=json,
-        conf=conf,
-        command=context.obj.typed + ("" if out else f" --out {place}"),
-    )
+    with nullcontext(out) if out else reserved(Path("runs"), job.name) as place:
+        summary = deploy_job(
+            job,
+            place,
+            num,
+            insecure=insecure,
+            step_secs=step_secs or (),
+            json=json,
+            conf=conf,
+            command=context.obj.typed + ("" if out else f" --out {place}"),
+        )
     context.obj.give(summary)
     return INTERRUPTED if summary.get("status") == "interrupted" else DONE
 

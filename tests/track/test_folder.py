@@ -9,7 +9,7 @@ import pytest
 from muster.core.errors import RunFolderError
 from muster.core.record import Record
 from muster.track import folder as folder_module
-from muster.track.folder import RunFolder, next_free, write_whole
+from muster.track.folder import RunFolder, next_free, reserved, write_whole
 from muster.track.sink import RunPlan
 from worlds.summaries import summarise
 
@@ -212,6 +212,21 @@ def test_next_free_counts_up(tmp_path):
     assert [next_free(root, "digits").name for _ in range(3)] == ["digits-1", "digits-2", "digits-3"]
     RunFolder.create(root / "digits-2", "")
     assert next_free(root, "shakespeare").name == "shakespeare-1"
+
+
+def test_a_reserved_folder_goes_if_nothing_was_written_and_stays_otherwise(tmp_path):
+    def fails(then):
+        with reserved(tmp_path, "digits") as place:
+            then(place)
+            raise KeyError
+
+    for then, left in ((lambda place: None, []), (lambda place: (place / "log.txt").touch(), ["digits-1"])):
+        with pytest.raises(KeyError):
+            fails(then)
+        assert [each.name for each in tmp_path.iterdir()] == left
+    with reserved(tmp_path, "digits") as place:
+        pass
+    assert place.name == "digits-2" and place.exists()
 
 
 def test_open_wants_a_run(tmp_path, run):

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Callable, Iterable, Iterator, TypeVar
@@ -48,6 +48,22 @@ def next_free(root: Path, name: str) -> Path:
                 return path
             except FileExistsError:
                 number += 1
+
+
+@contextmanager
+def reserved(root: Path, name: str) -> Iterator[Path]:
+    """`next_free`, which is taken away again if the block fails before anything is in it.
+
+    Raises:
+        RunFolderError: The folder cannot be made.
+    """
+    path = next_free(root, name)
+    try:
+        yield path
+    except BaseException:
+        with suppress(OSError):  # it holds something by now
+            path.rmdir()
+        raise
 
 
 @contextmanager
