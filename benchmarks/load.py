@@ -283,7 +283,7 @@ def memory(count: int) -> str:
         "| peak, MB more for each MB of model than in the line above |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    kinds = ((10, (0, 10, 40), "memory"), (50, (0, 10, 40), "memory"))
+    kinds = ((10, (0, 10, 40), "memory"), (50, (0, 10, 40), "memory"), (200, (0, 10), "memory"))
     for clients, models, place in (*kinds, (2, (10, 400), "memory"), (2, (10, 400), "files")):
         most = 0 if place == "files" else "null"
         before: tuple[float, float] | None = None

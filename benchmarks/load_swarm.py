@@ -120,9 +120,9 @@ class One:
 
         `announced`: bytes that its head says, if others.
         """
-        held = await self.call(
-            "Held", pb.HeldRequest(caller=self.caller, ticket=task.ticket, nonce=task.nonce)
-        )
+        asked = pb.HeldRequest(caller=self.caller, ticket=task.ticket, nonce=task.nonce)
+        while (held := await self.call("Held", asked)).queued:
+            pass
 
         async def parts() -> AsyncIterator[Any]:
             yield pb.UploadPart(

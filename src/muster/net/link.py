@@ -105,7 +105,8 @@ class Link:
     def _patiently(self, attempt: Callable[[], Any], moved: Callable[[], int] = lambda: 0) -> Any:
         """Calls `attempt` until it works, with waits that double and are jittered.
 
-        `moved` are bytes that have got through so far: while there are more each time, nobody gives up.
+        `moved` are bytes that have got through so far, and answers to wait: while there are more each time,
+        nobody gives up.
         """
         wait, until, told = 0.1, time.monotonic() + self.patience.give_up_secs, False
         before = moved()
@@ -177,12 +178,14 @@ class Link:
             RejoinError, UserError: As `call`.
         """
         total, sha256 = path.stat().st_size, _sha256(path)
-        sent = held = 0
+        sent = held = num_queued = 0
 
         def attempt() -> Any:
-            nonlocal sent, held
+            nonlocal sent, held, num_queued
             asked = pb.HeldRequest(caller=caller, ticket=task.ticket, nonce=task.nonce)
-            offset = held = min(self.once("Held", asked).offset, total)
+            while (answer := self.once("Held", asked)).queued:
+                num_queued += 1
+            offset = held = min(answer.offset, total)
             self.num_resent += max(0, sent - offset)
             head = pb.UploadHead(
                 caller=caller,
@@ -212,7 +215,7 @@ class Link:
                 return call.result()
 
         while True:
-            reply = self._patiently(attempt, lambda: held)
+            reply = self._patiently(attempt, lambda: held + num_queued)
             if reply.status != "damaged":
                 return reply
             sent = 0

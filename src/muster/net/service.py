@@ -32,6 +32,7 @@ from .reports import REASONS, REPORTED, UNSAID, report_row, said_or
 from .roster import Member
 from .rpc import LEAST_PIECE, PIECE, agreed, pb
 from .spool import DamagedError, Incoming
+from .turns import Turns
 from .wire import WireError, codecs
 
 MAX_CONSUMED = 100_000
@@ -75,6 +76,7 @@ class Service:
         self._locks: dict[int, asyncio.Lock] = {}
         self._awaited: dict[int, asyncio.Timeout] = {}
         """By ticket, how long the part of an upload is waited for that has not come yet."""
+        self._turns = Turns(hub.deploy.call_secs / 2)
         self._told: set[int] = set()
         self._admitted = 0.0
         self._joining = asyncio.Lock()
@@ -269,7 +271,7 @@ class Service:
                 yield pb.Chunk(data=data)
 
     async def on_held(self, request: Any, context: Any) -> Any:
-        """Where an upload goes on. The stream by which it came before is over, if open or not."""
+        """Where an upload goes on, when it is its turn. The stream by which it came before is over."""
         member = await self._member(request.caller, context, "Held")
         await self._check_nonce(member, request.ticket, request.nonce, context)
         if self._hub.conductor.is_out(member.client, request.ticket):
@@ -277,6 +279,8 @@ class Service:
                 awaited.reschedule(asyncio.get_running_loop().time())
             async with self._locks.setdefault(request.ticket, asyncio.Lock()):
                 pass  # all that has come is written now
+            if not await self._turns.take(request.ticket):
+                return pb.HeldReply(queued=True)
         return pb.HeldReply(offset=self._hub.spool.held(request.ticket))
 
     async def _check_nonce(self, member: Member, ticket: int, nonce: bytes, context: Any) -> None:
@@ -300,6 +304,7 @@ class Service:
             try:
                 return await self._upload(member, head, parts, context, began)
             finally:
+                self._turns.end(head.ticket)
                 if not self._hub.conductor.is_out(member.client, head.ticket):
                     self._locks.pop(head.ticket, None)
 
@@ -327,6 +332,7 @@ class Service:
         try:
             await self._receive(head, parts, incoming)
         finally:  # a write may be under way in a thread, whose call was cancelled
+            self._turns.end(ticket)  # others send while this one is synced and checked
             await asyncio.to_thread(incoming.close)
         if incoming.at < head.total_bytes:
             return pb.UploadReply(status="damaged", why="the upload ended early")
@@ -353,7 +359,8 @@ class Service:
             try:
                 async with asyncio.timeout(self._hub.deploy.stall_secs) as awaited:
                     self._awaited[head.ticket] = awaited
-                    part = await anext(coming, None)
+                    with self._turns.until_it_comes(head.ticket):
+                        part = await anext(coming, None)
             finally:
                 self._awaited.pop(head.ticket, None)
             if part is None:

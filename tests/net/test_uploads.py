@@ -1,0 +1,130 @@
+"""Many uploads at once: few are read from, the others wait for their turn without a stream."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from muster.net import service
+from muster.net.client import Client, Task
+from muster.net.rpc import PIECE, pb
+from muster.net.turns import Turns
+from worlds.deployed import Rig, crowd, job_of, noise, simulated
+
+Make = Callable[..., Rig]
+
+
+@pytest.fixture
+def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client uploads at once."""
+    monkeypatch.setattr(service, "Turns", partial(Turns, most=1))
+
+
+def started(make: Make, num: int, **deploy: Any) -> tuple[Rig, list[Client], list[Task]]:
+    """A rig whose clients have their tasks; an update has 580 kB, three messages."""
+    job = job_of(rounds=1, num_clients=num, deploy=deploy)
+    rig = make(replace(job, model=job_of(model={"name": "mlp", "hidden": [1000, 80]}).model))
+    clients = [rig.client(number) for number in range(num)]
+    for client in clients:
+        client.join()
+    tasks = [client.take() for client in clients]
+    assert None not in tasks
+    return rig, clients, tasks  # type: ignore[return-value]
+
+
+def send(client: Client, task: Task, seed: int) -> str:
+    said = pb.Report(num_examples=10, num_steps=1, loss=1.0, loss_sq_mean=1.0)
+    return task.send({"delta": noise(seed, client.spec.size) / 100}, said)
+
+
+def held(client: Client, task: Task) -> Any:
+    """Asks where the upload of a task goes on."""
+    raw = task._raw
+    asked = pb.HeldRequest(caller=client._caller, ticket=task.ticket, nonce=raw.nonce)
+    return client.link._stub.Held(asked, timeout=10, metadata=client.link._metadata)
+
+
+def half_sent(client: Client, task: Task) -> Any:
+    """An upload that has sent one message and then sends no more, in its turn; the call."""
+    assert not held(client, task).queued
+    over = threading.Event()
+
+    def parts() -> Iterator[Any]:
+        raw, total = task._raw, 2 * PIECE
+        head = pb.UploadHead(
+            caller=client._caller, ticket=task.ticket, nonce=raw.nonce, total_bytes=total, sha256="0" * 64
+        )
+        yield pb.UploadPart(head=head)
+        yield pb.UploadPart(data=bytes(PIECE))
+        over.wait(30)
+
+    call = client.link._stub.Upload.future(parts(), metadata=client.link._metadata)
+    call.add_done_callback(lambda _: over.set())
+    return call
+
+
+@pytest.mark.usefixtures("one_turn")
+def test_one_upload_at_a_time_gives_the_same_bits(make: Make) -> None:
+    rig = make(job_of(rounds=2))
+    workers = crowd(rig)
+    assert rig.wait() == simulated(rig.job)
+    assert [worker.client.link.num_breaks for worker in workers] == [0] * 4
+
+
+@pytest.mark.usefixtures("one_turn")
+def test_who_waits_for_its_turn_is_not_stalled_however_long_it_takes(make: Make) -> None:
+    rig, (first, second), tasks = started(make, 2, call_secs=1.0, stall_secs=0.2)
+    turn, ticket = rig.service._turns, tasks[0].ticket
+    assert not held(first, tasks[0]).queued
+    rig._loop.call_soon_threadsafe(lambda: turn._held[ticket].cancel())  # it is read from
+    said: list[str] = []
+    other = threading.Thread(target=lambda: said.append(send(second, tasks[1], 1)))
+    other.start()
+    time.sleep(1.5)  # three times as long as a question for a turn is open, seven times stall_secs
+    assert not said and rig.made.spool.held(tasks[1].ticket) == 0
+    rig._loop.call_soon_threadsafe(turn.end, ticket)
+    other.join(20)
+    assert said == ["taken"] and second.link.num_breaks == 0
+
+
+@pytest.mark.usefixtures("one_turn")
+def test_an_upload_that_stops_keeps_its_turn_from_nobody(make: Make) -> None:
+    rig, (first, second), tasks = started(make, 2, stall_secs=20.0)
+    call = half_sent(first, tasks[0])
+    rig.until(lambda: rig.made.spool.held(tasks[0].ticket) == PIECE)
+    assert send(second, tasks[1], 1) == "taken"
+    assert not call.done()  # it may go on, beside the others
+    call.cancel()
+
+
+@pytest.mark.usefixtures("one_turn")
+def test_a_client_that_dies_in_its_turn_frees_it(make: Make) -> None:
+    rig, (first, second), tasks = started(make, 2, call_secs=60.0)
+    assert not held(first, tasks[0]).queued
+    call = half_sent(first, tasks[0])
+    rig.until(lambda: rig.made.spool.held(tasks[0].ticket) == PIECE)
+    first.link.close()
+    assert send(second, tasks[1], 1) == "taken"
+    with pytest.raises((grpc.RpcError, grpc.FutureCancelledError)):
+        call.result(5)
+
+
+@pytest.mark.usefixtures("one_turn")
+def test_a_client_that_knows_no_turns_sends_at_once(make: Make) -> None:
+    """One of an older Muster does not see that it is queued."""
+    rig, (first, second), tasks = started(make, 2, call_secs=0.2)
+    assert not held(first, tasks[0]).queued
+    rig._loop.call_soon_threadsafe(lambda: rig.service._turns._held[tasks[0].ticket].cancel())
+    assert held(second, tasks[1]).queued
+    once = second.link.once
+    second.link.once = lambda method, request: (  # type: ignore[method-assign]
+        pb.HeldReply(offset=once(method, request).offset) if method == "Held" else once(method, request)
+    )
+    assert send(second, tasks[1], 1) == "taken"
