@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -21,8 +22,9 @@ import pytest
 
 from muster.core.errors import RunFolderError, UserError
 from muster.deploy.door import Door, open_link
-from muster.net import certs
+from muster.net import certs, service
 from muster.net.client import Client, Task
+from muster.net.link import Patience
 from muster.net.rpc import CHUNK, LEAST_PIECE, OPTIONS, PIECE, Stub, pb
 from muster.net.settings import Deploy
 from muster.net.wire import Layout, encode, write_file
@@ -30,6 +32,7 @@ from worlds.deployed import Rig, Worker, crowd, job_of, noise, simulated, vanish
 from worlds.proxy import Proxy
 
 Make = Callable[..., Rig]
+SOURCES = Path(service.__file__).parent.parent
 
 
 def two(**deploy: Any) -> Any:
@@ -395,10 +398,10 @@ def test_17_a_clock_that_is_a_day_off_changes_nothing(hours: int, make: Make) ->
         worker = Worker(rig, number, start=False)
         call = worker.client.link.call
 
-        def skewed(method: str, request: Any, timeout: float | None = None, call: Any = call) -> Any:
+        def skewed(method: str, request: Any, *, waits: bool = False, call: Any = call) -> Any:
             if method == "Join":
                 request.time_of_day += 3600 * hours
-            return call(method, request, timeout)
+            return call(method, request, waits=waits)
 
         worker.client.link.call = skewed  # type: ignore[method-assign]
         worker.thread.start()
@@ -627,11 +630,68 @@ def test_26_there_are_six_time_outs() -> None:
     assert fields == {"lease_secs", "poll_secs", "call_secs", "stall_secs", "retry_secs", "give_up_secs"}
 
 
+def test_26_no_call_has_a_time_out_of_its_own() -> None:
+    """Numbers that are written where something is waited for, or as the default of such a parameter."""
+    found = []
+    for path in [*SOURCES.glob("net/**/*.py"), *SOURCES.glob("deploy/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            values: list[ast.expr | None] = []
+            if isinstance(node, ast.Call):
+                values = [each.value for each in node.keywords if "timeout" in (each.arg or "")]
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                arguments = [*node.args.posonlyargs, *node.args.args]
+                last = zip(reversed(arguments), reversed(node.args.defaults), strict=False)
+                named = [*last, *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
+                values = [default for argument, default in named if "timeout" in argument.arg]
+            numbers = [each for each in values if isinstance(each, ast.Constant) and each.value is not None]
+            found += [f"{path.name}:{each.lineno}: {each.value}" for each in numbers]
+    assert found == []
+
+
+def test_26c_a_server_that_does_not_answer_is_told_with_the_time_out(make: Make) -> None:
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        link = open_link(Door(f"127.0.0.1:{silent.getsockname()[1]}", "client-0", insecure=True), said.append)
+        link.patience = Patience(call_secs=0.2, poll_secs=0.1, give_up_secs=0.1)
+        with pytest.raises(UserError, match=r"\(no answer within deploy\.call_secs = 0\.2 s\)"):
+            link.call("Join", pb.JoinRequest())
+        long = r"\(no answer within deploy\.poll_secs \+ deploy\.call_secs = 0\.3 s\)"
+        with pytest.raises(UserError, match=long):
+            link.call("Await", pb.AwaitRequest(), waits=True)
+        link.close()
+
+
+def test_26d_a_transfer_that_stalls_is_told_with_the_time_out(make: Make) -> None:
+    rig = make(replace(two(stall_secs=0.2, give_up_secs=0.001), model=job_of(**BIG).model))
+    proxy = Proxy(rig.port)
+    proxy.delay_secs = 0.001
+    mine = rig.client(0, address=f"127.0.0.1:{proxy.port}")
+    mine.join()
+    rig.client(1).join()
+    task = task_of(mine)
+    failed: list[UserError] = []
+
+    def sending() -> None:
+        try:
+            send(mine, task, noise(1, mine.spec.size) / 100)
+        except UserError as error:
+            failed.append(error)
+
+    sent, thread = proxy.num_up, threading.Thread(target=sending)
+    thread.start()
+    rig.until(lambda: proxy.num_up > sent + CHUNK)
+    proxy.stalled.set()
+    thread.join(20)
+    assert "give_up_secs = 0.001 s (nothing moved for deploy.stall_secs = 0.2 s)" in str(failed[0])
+    mine.link.close()
+    proxy.close()
+
+
 def test_26b_who_gives_up_names_the_time_out(make: Make, tmp_path: Path) -> None:
     rig = make(two(give_up_secs=0.3))
     mine = rig.client(0)
+    mine.link.patience.give_up_secs = 60.0  # until the server says for how long
     mine.join()
-    mine.link.patience.give_up_secs = 0.3
     rig.kill()
     with pytest.raises(UserError, match=r"could not be reached for deploy\.give_up_secs = 0\.3 s"):
         list(mine)

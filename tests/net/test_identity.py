@@ -143,7 +143,7 @@ def tls_server(folder: Path) -> Iterator[int]:
 
 def explained(folder: Path, roots: Path) -> str | None:
     with tls_server(folder) as port:
-        return explain_server("127.0.0.1", port, roots.read_bytes())
+        return explain_server("127.0.0.1", port, roots.read_bytes(), 5.0)
 
 
 def test_what_a_server_shows_is_explained(tmp_path: Path) -> None:
@@ -169,6 +169,6 @@ def test_of_a_server_that_is_away_or_ends_meanwhile_nothing_is_said(tmp_path: Pa
         port = taken.getsockname()[1]
         thread = threading.Thread(target=lambda: taken.accept()[0].close(), daemon=True)
         thread.start()
-        assert explain_server("127.0.0.1", port, roots) is None
+        assert explain_server("127.0.0.1", port, roots, 5.0) is None
         thread.join(5)
-    assert explain_server("127.0.0.1", port, roots) is None
+    assert explain_server("127.0.0.1", port, roots, 5.0) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -164,3 +165,12 @@ def test_messages_are_handled_in_the_order_in_which_they_came() -> None:
 def test_a_response_is_not_what_a_server_takes() -> None:
     with pytest.raises(UserError, match="takes RESET, REPORT and QUERY"):
         StateServer().handle(Message(Kind.RESPONSE, Status(0)))
+
+
+def test_a_state_server_that_is_away_or_does_not_answer_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(UserError, match=rf"at 127\.0\.0\.1:{port} .*deploy\.call_secs = 0\.1 s, twice"):
+            StateClient("127.0.0.1", port, 0, call_secs=0.1).report(0)
+    with pytest.raises(UserError, match=rf"at 127\.0\.0\.1:{port} is not reached .*[Rr]efused"):
+        StateClient("127.0.0.1", port, 0).report(0)

@@ -128,3 +128,10 @@ def test_a_client_that_knows_no_turns_sends_at_once(make: Make) -> None:
         pb.HeldReply(offset=once(method, request).offset) if method == "Held" else once(method, request)
     )
     assert send(second, tasks[1], 1) == "taken"
+
+
+def test_an_upload_in_which_nothing_comes_is_told_with_the_time_out(make: Make) -> None:
+    _, clients, tasks = started(make, 2, stall_secs=0.3)
+    with pytest.raises(grpc.RpcError) as caught:
+        half_sent(clients[0], tasks[0]).result(10)
+    assert "nothing came for deploy.stall_secs = 0.3 s" in str(caught.value)

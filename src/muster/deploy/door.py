@@ -50,6 +50,8 @@ def open_link(door: Door, say: Say) -> Link:
         identity = LiveIdentity(door.certs, door.name, say).current()
         roots = identity.roots
         credentials = client_credentials(roots, identity)
-    return Link(
-        door.address, credentials, door.name, say, lambda: explain_server(host.strip("[]"), int(port), roots)
-    )
+
+    def explain(secs: float) -> str | None:
+        return explain_server(host.strip("[]"), int(port), roots, secs)
+
+    return Link(door.address, credentials, door.name, say, explain)

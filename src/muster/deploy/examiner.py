@@ -26,9 +26,6 @@ from muster.learn.numerics import Numerics
 from muster.models.dense import Dense
 from muster.models.model import Model
 
-PLANNED_SECS = 600.0
-"""Preparing a data set may take minutes; evaluating a large model too."""
-
 
 @dataclass(frozen=True)
 class Start:

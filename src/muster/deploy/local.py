@@ -21,8 +21,6 @@ from .server import serve
 
 NAME = "client-{}"
 CERTS, LOGS = "certs", "logs"
-END_SECS = 10.0
-"""Clients that have not ended so long after the run are killed."""
 
 
 def deploy(
@@ -75,9 +73,13 @@ def deploy(
             deserted=crowd.gone,
         )
         if summary["status"] != "interrupted":
-            crowd.wait(END_SECS)
+            secs = job.deploy.call_secs
+            crowd.wait(secs)
             for line in crowd.failed():
                 to_stderr(line)
+            if left := crowd.left():
+                said = f"deploy.call_secs = {secs:g} s after the run; killed"
+                to_stderr(f"{', '.join(left)}: not ended {said}")
         elif crowd.gone():
             raise UserError(f"no client is left, so the run cannot go on: {'; '.join(crowd.failed())}")
         return summary
@@ -128,6 +130,10 @@ class Crowd:
     def gone(self) -> bool:
         """Whether all that were started have ended."""
         return bool(self.processes) and all(process.poll() is not None for process in self.processes)
+
+    def left(self) -> list[str]:
+        """The names of those that have not ended."""
+        return [NAME.format(i) for i, process in enumerate(self.processes) if process.poll() is None]
 
     def failed(self) -> list[str]:
         """A line about each that has ended with an error; its log says which."""

@@ -232,9 +232,13 @@ class Client:
                 self._say(f"this clock is {reply.skew_secs:+.0f} s off the server's; only certificates mind")
         first, self._caller, self.row = self._caller is None, reply.caller, reply.caller.client
         self.link.patience = Patience(
-            reply.call_secs, reply.stall_secs, reply.retry_secs, self.link.patience.give_up_secs
+            reply.call_secs,
+            reply.poll_secs,
+            reply.stall_secs,
+            reply.retry_secs,
+            reply.give_up_secs or self.link.patience.give_up_secs,  # an earlier Muster's server does not say
         )
-        self._beat_secs, self._poll_secs = reply.beat_every_secs, reply.poll_secs
+        self._beat_secs = reply.beat_every_secs
         if self._beats is None:  # from now on: loading data and a framework may take longer than a lease
             self._beats = threading.Thread(target=self._beat, daemon=True)
             self._beats.start()
@@ -278,9 +282,8 @@ class Client:
         `waits`: the server may take `poll_secs` to answer.
         """
         while True:
-            limit = self._poll_secs + self.link.patience.call_secs if waits else None
             try:
-                return self.link.call(method, request(), timeout=limit)
+                return self.link.call(method, request(), waits=waits)
             except RejoinError:
                 self.join()
 

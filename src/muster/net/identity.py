@@ -142,13 +142,19 @@ def describe(folder: Path, now: datetime | None = None) -> list[dict[str, str]]:
     return rows
 
 
-def explain_server(host: str, port: int, roots: bytes, timeout_secs: float = 5.0) -> str | None:
+def explain_server(host: str, port: int, roots: bytes, secs: float) -> str | None:
     """What is wrong with the certificate of the server at `host:port`, as one sentence.
 
     gRPC says only that a handshake failed. This one looks at the certificate that the server shows.
 
+    Args:
+        host: The server.
+        port: Its port.
+        roots: The authorities (PEM) that are trusted.
+        secs: How long the connection, and the handshake, may take: a client's `deploy.call_secs`.
+
     Returns:
-        None if it is good, or if nobody is reached: a server that is away may come back.
+        None if it is good, or if nobody is reached in time: a server that is away may come back.
     """
     import socket
 
@@ -159,7 +165,7 @@ def explain_server(host: str, port: int, roots: bytes, timeout_secs: float = 5.0
     where = f"of the server at {host}:{port}"
     try:
         with (
-            socket.create_connection((host, port), timeout=timeout_secs) as plain,
+            socket.create_connection((host, port), timeout=secs) as plain,
             context.wrap_socket(plain, server_hostname=host) as secure,
         ):
             shown = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")

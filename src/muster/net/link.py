@@ -18,6 +18,7 @@ import grpc
 from muster.core.errors import MusterError, UserError
 
 from .rpc import LEAST_PIECE, OPTIONS, PIECE, Stub, pb
+from .settings import Deploy
 
 _FINAL = {
     grpc.StatusCode.UNAUTHENTICATED,
@@ -42,14 +43,30 @@ class GoneError(Exception):
     """The task is over: its model cannot be had any more."""
 
 
+class _StalledError(Exception):
+    """Nothing has moved in a transfer for `stall_secs`."""
+
+
+_BROKEN = (grpc.RpcError, grpc.FutureCancelledError, _StalledError)
+"""What a call or a transfer may break off with."""
+
+
 @dataclass
 class Patience:
     """The time-outs of a client, as the server told them when it joined."""
 
-    call_secs: float = 10.0
-    stall_secs: float = 30.0
-    retry_secs: float = 10.0
-    give_up_secs: float = 600.0
+    call_secs: float = Deploy.call_secs
+    poll_secs: float = Deploy.poll_secs
+    stall_secs: float = Deploy.stall_secs
+    retry_secs: float = Deploy.retry_secs
+    give_up_secs: float = Deploy.give_up_secs
+
+    def limit(self, waits: bool) -> tuple[float, str]:
+        """How long a call may take, and how that is said; `waits`: its answer may take `poll_secs`."""
+        if waits:
+            secs = self.poll_secs + self.call_secs
+            return secs, f"deploy.poll_secs + deploy.call_secs = {secs:g} s"
+        return self.call_secs, f"deploy.call_secs = {self.call_secs:g} s"
 
 
 class Link:
@@ -60,8 +77,8 @@ class Link:
         credentials: Of a secure channel; None: plaintext.
         name: The client's; shown where there is no certificate or token.
         say: Told when the server cannot be reached, and when it can again.
-        explain: What is wrong with the server's certificate, if anything; asked when it is not reached.
-        options: Of the channel, beside ours.
+        explain: What is wrong with the server's certificate, if anything; asked when it is not reached, and
+            told how many seconds it may take.
 
     """
 
@@ -71,7 +88,7 @@ class Link:
         credentials: grpc.ChannelCredentials | None,
         name: str,
         say: Callable[[str], None],
-        explain: Callable[[], str | None] = lambda: None,
+        explain: Callable[[float], str | None] = lambda secs: None,
     ) -> None:
         self.address, self.patience = address, Patience()
         self.num_resent, self.num_breaks = 0, 0
@@ -86,38 +103,44 @@ class Link:
             self._channel = grpc.secure_channel(address, credentials, OPTIONS)
         self._stub = Stub(self._channel)
 
-    def call(self, method: str, request: Any, timeout: float | None = None) -> Any:
+    def call(self, method: str, request: Any, *, waits: bool = False) -> Any:
         """One message for another; tried again while the server is not reached.
+
+        `waits`: the server may take `poll_secs` to answer.
 
         Raises:
             RejoinError: The session is not known.
             UserError: The server refuses, or has not been reached for `give_up_secs`.
         """
-        limit = self.patience.call_secs if timeout is None else timeout
+        limit, said = self.patience.limit(waits)
         return self._patiently(
-            lambda: getattr(self._stub, method)(request, timeout=limit, metadata=self._metadata)
+            lambda: getattr(self._stub, method)(request, timeout=limit, metadata=self._metadata), limit=said
         )
 
     def once(self, method: str, request: Any) -> Any:
         """One call that is not made again. Raises grpc.RpcError."""
         return getattr(self._stub, method)(request, timeout=self.patience.call_secs, metadata=self._metadata)
 
-    def _patiently(self, attempt: Callable[[], Any], moved: Callable[[], int] = lambda: 0) -> Any:
+    def _patiently(
+        self, attempt: Callable[[], Any], moved: Callable[[], int] = lambda: 0, limit: str = ""
+    ) -> Any:
         """Calls `attempt` until it works, with waits that double and are jittered.
 
         `moved` are bytes that have got through so far, and answers to wait: while there are more each time,
-        nobody gives up.
+        nobody gives up. `limit` says how long an answer is waited for, if not for `call_secs`.
         """
         wait, until, told = 0.1, time.monotonic() + self.patience.give_up_secs, False
         before = moved()
         while True:
             try:
                 done = attempt()
-            except (grpc.RpcError, grpc.FutureCancelledError) as error:
+            except _BROKEN as error:
                 self.num_breaks += 1
-                code, details = grpc.StatusCode.CANCELLED, "nothing moved for deploy.stall_secs"
+                code, details = grpc.StatusCode.CANCELLED, str(error)
                 if isinstance(error, grpc.Call):
                     code, details = error.code(), error.details() or ""
+                if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+                    details = f"no answer within {limit or self.patience.limit(waits=False)[1]}"
                 if code == grpc.StatusCode.FAILED_PRECONDITION:
                     raise RejoinError from error
                 if code == grpc.StatusCode.NOT_FOUND:
@@ -126,7 +149,7 @@ class Link:
                     code == grpc.StatusCode.RESOURCE_EXHAUSTED and "cannot join" in details
                 ):
                     raise UserError(f"{self.address} refuses: {details}") from error
-                if not told and (wrong := self._explain()):
+                if not told and (wrong := self._explain(self.patience.call_secs)):
                     raise UserError(wrong) from error
                 if (now := moved()) > before:
                     before, wait, until = now, 0.1, time.monotonic() + self.patience.give_up_secs
@@ -225,7 +248,7 @@ class Link:
         """A transfer: the messages of the next are half as large if it breaks, else twice."""
         try:
             yield
-        except (grpc.RpcError, grpc.FutureCancelledError):
+        except _BROKEN:
             self._piece = max(self._piece // 2, LEAST_PIECE)
             raise
         self._piece = min(2 * self._piece, PIECE)
@@ -236,11 +259,12 @@ class Link:
 
 
 class _Watchdog:
-    """Cancels a transfer in which nothing has moved for `secs`."""
+    """Cancels a transfer in which nothing has moved for `secs`, and says so by _StalledError."""
 
     def __init__(self, secs: float) -> None:
         self._secs, self._last, self._over = secs, time.monotonic(), threading.Event()
         self._call: Any = None
+        self._stalled = False
 
     def over(self, call: Any) -> _Watchdog:
         """Watches over this call, while the block lasts."""
@@ -255,12 +279,15 @@ class _Watchdog:
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._over.set()
+        if self._stalled and isinstance(error, _BROKEN):
+            raise _StalledError(f"nothing moved for deploy.stall_secs = {self._secs:g} s") from error
 
     def _watch(self) -> None:
         while not self._over.wait(max(0.01, self._last + self._secs - time.monotonic())):
             if time.monotonic() - self._last >= self._secs:
+                self._stalled = True
                 self._call.cancel()
                 return
 

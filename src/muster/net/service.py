@@ -104,6 +104,7 @@ class Service:
             poll_secs=deploy.poll_secs,
             stall_secs=deploy.stall_secs,
             retry_secs=deploy.retry_secs,
+            give_up_secs=deploy.give_up_secs,
             skew_secs=request.time_of_day - time.time(),
         )
 
@@ -331,6 +332,12 @@ class Service:
         incoming = await self._hub.with_space(spool.receive, ticket, head.offset)
         try:
             await self._receive(head, parts, incoming)
+        except TimeoutError:
+            stall = self._hub.deploy.stall_secs
+            await context.abort(
+                grpc.StatusCode.ABORTED,
+                f"nothing came for deploy.stall_secs = {stall:g} s, or it goes on by another stream",
+            )
         finally:  # a write may be under way in a thread, whose call was cancelled
             self._turns.end(ticket)  # others send while this one is synced and checked
             await asyncio.to_thread(incoming.close)
@@ -440,7 +447,7 @@ class Service:
         member = await self._member(request.caller, context, "Beat")
         working = request.ticket >= 0
         stop = working and not self._hub.conductor.is_out(member.client, request.ticket)
-        return pb.BeatReply(stop=stop, wanted=True)
+        return pb.BeatReply(stop=stop)
 
     async def on_fail(self, request: Any, context: Any) -> Any:
         """A client's training failed: its task is lost, and why is in the log."""

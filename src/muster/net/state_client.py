@@ -6,12 +6,11 @@ import http.client
 import json
 import ssl
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from muster.core.errors import AccessError, UserError
 
+from .settings import Deploy
 from .state_messages import Action, Kind, Message, Status, decode
 from .state_table import StaleError
 
@@ -26,7 +25,7 @@ class StateClient:
         roots: The authorities (PEM) of its certificate; None: plaintext, which it takes on loopback only.
         token: What it asks for, unless it is insecure,
         identity: or it takes a certificate: its file, and that of its key.
-        timeout_secs: How long one answer may take; a question is asked again once.
+        call_secs: How long one answer may take, as `deploy.call_secs` of a job; a question is asked twice.
     """
 
     def __init__(
@@ -38,20 +37,21 @@ class StateClient:
         roots: bytes | None = None,
         token: str | None = None,
         identity: tuple[Path, Path] | None = None,
-        timeout_secs: float = 10.0,
+        call_secs: float = Deploy.call_secs,
     ) -> None:
         self.rank, self.generation = rank, 0
+        self._at, self._call_secs = f"{host}:{port}", call_secs
         self._headers = {"Content-Type": "application/json"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._connection: http.client.HTTPConnection
         if roots is None:
-            self._connection = http.client.HTTPConnection(host, port, timeout=timeout_secs)
+            self._connection = http.client.HTTPConnection(host, port, timeout=call_secs)
         else:
             context = ssl.create_default_context(cadata=roots.decode("ascii"))
             if identity is not None:
                 context.load_cert_chain(*identity)
-            self._connection = http.client.HTTPSConnection(host, port, timeout=timeout_secs, context=context)
+            self._connection = http.client.HTTPSConnection(host, port, timeout=call_secs, context=context)
 
     def reset(self, num_workers: int, num_rounds: int = 0) -> None:
         """The parameter server begins: `num_workers` workers, for so many rounds (0: for ever)."""
@@ -88,7 +88,7 @@ class StateClient:
     def _ask(self, kind: Kind, status: Status, num_workers: int = 0, num_rounds: int = 0) -> Message:
         message = Message(kind, status, self.rank, num_workers=num_workers, num_rounds=num_rounds)
         body = message.encode()
-        code, content = self._twice(lambda: self._post(body))
+        code, content = self._twice(body)
         if code == 200:
             return decode(content)
         said = json.loads(content)["error"] if content[:1] == b"{" else f"HTTP {code}"
@@ -101,10 +101,18 @@ class StateClient:
         answer = self._connection.getresponse()
         return answer.status, answer.read()
 
-    def _twice(self, post: Callable[[], Any]) -> Any:
+    def _twice(self, body: bytes) -> tuple[int, bytes]:
         """Asked again after a break: messages may come twice, the table takes care of that."""
         try:
-            return post()
+            return self._post(body)
         except (http.client.HTTPException, OSError):
             self._connection.close()
-            return post()
+        try:
+            return self._post(body)
+        except (http.client.HTTPException, OSError) as error:
+            self._connection.close()
+            late = f"no answer within deploy.call_secs = {self._call_secs:g} s, twice"
+            why = late if isinstance(error, TimeoutError) else error
+            raise UserError(
+                f"the state server at {self._at} is not reached ({why}): is it running, and is this its port?"
+            ) from error

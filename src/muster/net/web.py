@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -15,6 +16,7 @@ from muster.core.errors import AccessError, UserError
 
 from .access import Gatekeeper, same_secret
 from .credentials import LiveIdentity
+from .settings import Deploy
 from .state_messages import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -230,7 +232,7 @@ def _server(app: App, tls: ssl.SSLContext | None) -> Any:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=math.ceil(Deploy.call_secs),  # nobody who asks waits longer
         lifespan="on",
         ws="none",
         interface="asgi3",
