@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Spill:
     """Rows of f32[size] in a file that several processes write and one reads.
 
     Args:
-        path: The file; it is made if it is not there.
+        path: The file; it and its folder are made if they are not there.
         size: Length of a row.
 
     """
@@ -36,6 +37,7 @@ class Spill:
 
     @cached_property
     def _file(self) -> int:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
 
     def write(self, row: int, vector: Vector) -> None:
@@ -70,6 +72,8 @@ class Spill:
         os.ftruncate(self._file, 0)
 
     def close(self) -> None:
-        """Takes the file away."""
+        """Takes the file away, and its folder if nothing else is in it."""
         os.close(self._file)
         self._path.unlink()
+        with suppress(OSError):  # something is
+            self._path.parent.rmdir()
