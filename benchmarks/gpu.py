@@ -52,9 +52,10 @@ def ways(row: Row) -> dict[str, dict[str, Any]]:
     """Settings of the job's engine by way."""
     together = {"mode": "cohort", "backend": "torch"}
     if row.work == "B":
-        return {"muster, cohorts": together}
+        return {"muster, cohorts": together, "muster, cohorts, CUDA graphs": {**together, "graphs": True}}
     found = {
         "muster, cohorts, unfolded": {**together, "convolutions": "unfolded"},
+        "muster, cohorts, unfolded, CUDA graphs": {**together, "convolutions": "unfolded", "graphs": True},
         "muster, cohorts, grouped convolutions": {**together, "convolutions": "direct"},
         "muster, cohorts, unfolded, tf32": {**together, "convolutions": "unfolded", "precision": "tf32"},
     }
@@ -129,7 +130,7 @@ def table(row: Row, device: str, rounds: int, share: float) -> Iterator[str]:
     what = f"{row.work}, {participants:,}"
     yield f"| {what} | plain torch, one client after another{told} | {plain:.3f} | 1.00 |"
     for name, engine in ways(row).items():
-        if engine.get("precision") == "tf32" and not device.startswith("cuda"):
+        if (engine.get("precision") == "tf32" or "graphs" in engine) and not device.startswith("cuda"):
             continue
         secs = muster(row, device, engine, rounds)
         yield f"| {what} | {name} | {secs:.3f} | {secs / plain:.3f} |"

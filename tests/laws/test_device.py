@@ -7,6 +7,7 @@ off, as it is by default.
 import numpy as np
 import pytest
 
+from muster.core.errors import UserError
 from muster.core.state import Limits
 from muster.core.tables import TASK, rows
 from muster.core.work import Work
@@ -24,18 +25,19 @@ from muster.learn.device_learner import DeviceLearner  # noqa: E402
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use on this machine")
 devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
-engines = pytest.mark.parametrize("engine", [DeviceLearner, DeviceCohort], ids=["one by one", "cohort"])
+engines = pytest.mark.parametrize("engine", ["one by one", "cohort", "recorded"])
 BOUND = {"cpu": 1e-5, "cuda": 1e-4}
 
 
 def made(engine, algorithm, device, work=Work(batch_size=2)):
     local = algorithm.local
-    numerics = Numerics("auto", "auto", device=device, convolutions="auto")
-    return lambda: engine(Logistic(), Classification(), FACTS, local, local.work(work), numerics)
+    numerics = Numerics("auto", "auto", device=device, convolutions="auto", graphs=engine == "recorded")
+    learner = DeviceLearner if engine == "one by one" else DeviceCohort
+    return lambda: learner(Logistic(), Classification(), FACTS, local, local.work(work), numerics)
 
 
 def chunked(rig, engine):
-    rig.plane._crew._trainer.chunk = 12 if engine is DeviceCohort else 0
+    rig.plane._crew._trainer.chunk = 0 if engine == "one by one" else 12
     return rig
 
 
@@ -46,6 +48,10 @@ def test_law_8_a_device_gives_what_one_by_one_training_in_numpy_gives(name, engi
     algorithm = small(name, cohort=12, concurrency=12)
     tasks = rows(TASK, 12, ticket=range(12), client=range(12), version=0, attempt=0)
     local, totals, reports = algorithm.local, [], []
+    if engine == "recorded" and not local.work(Work(batch_size=2)).batch_size:
+        with pytest.raises(UserError, match="needs batches of one size"):
+            made(engine, algorithm, device)()
+        return
     reference = lambda: NumpyLearner(  # noqa: E731
         Logistic(), Classification(), FACTS, local, local.work(Work(batch_size=2))
     )
@@ -69,7 +75,7 @@ def test_law_8_a_device_gives_what_one_by_one_training_in_numpy_gives(name, engi
 @engines
 def test_law_1_one_client_with_all_data_and_one_step_is_central_sgd(engine, device):
     algorithm = plain(small("fedavg", cohort=1, size=1, concurrency=1, workers=1))
-    learner = made(engine, algorithm, device, Work(steps=1, batch_size=0))
+    learner = made(engine, algorithm, device, Work(steps=1, batch_size=30))
     rig = chunked(Rig(algorithm, ToyWorld(1), toy_data([30]), learner, limits=Limits(rounds=1)), engine)
     data = rig.data.client(0)
     before = {k: v.copy() for k, v in rig.plane.spec.views(rig.plane.params).items()}

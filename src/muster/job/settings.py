@@ -54,6 +54,9 @@ class Engine(Part):
     convolutions: Convolutions = "auto"
     """In torch's cohorts: `direct` makes grouped convolutions of many clients' own; `unfolded` one product of
     matrices for each, from the patches of its images. `auto`: unfolded on a GPU, direct on the CPU."""
+    graphs: bool = False
+    """In torch's cohorts on a GPU: a step is recorded as a CUDA graph, and all its kernels are started by one
+    call. It has not been run on a GPU yet."""
     workers: int | Literal["auto"] = "auto"
     """Processes that train clients side by side; the result is the same for any number of them."""
     max_worker_mb: int | Literal["auto"] = "auto"
@@ -77,7 +80,8 @@ class Engine(Part):
     @property
     def numerics(self) -> Numerics:
         """What is asked for of what changes rounding."""
-        return Numerics(self.gradients, self.layout, self.precision, self.device, self.convolutions)
+        rounded = (self.gradients, self.layout, self.precision, self.device, self.convolutions)
+        return Numerics(*rounded, self.graphs)
 
     def with_numerics(self, numerics: Numerics) -> Engine:
         """The same with what was chosen of it."""

@@ -47,6 +47,15 @@ def chunk_on_device(model_bytes: int) -> int:
     return max(1, min(MOST_ON_DEVICE, DEVICE_BYTES // model_bytes))
 
 
+def few(count: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: at most half as many again.
+
+    For what is made anew for each number, of clients or of steps.
+    """
+    whole = 1 << (count - 1).bit_length()
+    return 3 * whole // 4 if whole >= 4 and count <= 3 * whole // 4 else whole
+
+
 class Memory:
     """What a rule remembers of a cohort, [K, n] by name, of which it sees the rows that still train."""
 
@@ -93,7 +102,8 @@ def descend_together(
         counts: i64[K] >= 1, descending: batches of each client.
         backward: (number of the batch, how many of the first clients) -> the losses of their examples;
             leaves the gradients of their means in the first rows.
-        step: Does what the rule's own step does with the first rows, if the gradient lies elsewhere.
+        step: Does what the rule's own step does with the first rows, if the gradient lies elsewhere; nothing
+            where `backward` has stepped already.
 
     Returns:
         The vectors that go up beside the deltas and the lasting states, [K, n] by name; and the batch's
@@ -106,8 +116,8 @@ def descend_together(
             params[:live] = moved
 
     everyone = len(params)
-    lives = [int(np.count_nonzero(counts > number)) for number in range(int(counts[0]))]
-    views = {live: params[:live] for live in {everyone, *lives}}
+    alive = lives(counts)
+    views = {live: params[:live] for live in {everyone, *alive}}
     slopes = {live: gradient[:live] for live in views}
     received = {live: {name: vector[:live] for name, vector in sent.items()} for live in views}
     losses = []
@@ -119,7 +129,7 @@ def descend_together(
         moved, vectors = local.enter(number, views[everyone], sent, given)
         put(moved, everyone)
         memory.put(given, vectors, everyone)
-        for batch, live in enumerate(lives):
+        for batch, live in enumerate(alive):
             for _ in range(local.repeats):
                 losses.append((batch, backward(batch, live)))
                 given = memory.first(live)
@@ -137,6 +147,11 @@ def descend_together(
     moved, ups, state = local.finish(views[everyone], sent, memory.first(everyone), count)
     put(moved, everyone)
     return ups, state, losses
+
+
+def lives(counts: npt.NDArray[np.int64]) -> list[int]:
+    """How many clients train at each batch, of those that have so many, i64[K] >= 1, descending."""
+    return [int(np.count_nonzero(counts > number)) for number in range(int(counts[0]))]
 
 
 def stacked(fresh: Vectors, kept: Sequence[Vectors | None]) -> dict[str, Any]:

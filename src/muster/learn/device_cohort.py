@@ -17,18 +17,20 @@ import torch
 from torch import Tensor
 
 from muster.core.algorithm import Local, Vectors
+from muster.core.errors import UserError
 from muster.core.examples import Examples, Facts
 from muster.core.randomness import Draws
 from muster.core.work import Work
 from muster.models.model import Model
 from muster.tasks.task import Task
 
-from .cohort import descend_together
+from .cohort import descend_together, few, lives
 from .descent import fixed_stride
 from .device_learner import DeviceLearner
+from .graphs import FixedSteps
 from .learner import Sent, Stack, Together
 from .numerics import Numerics
-from .resident import Placed
+from .resident import Placed, Resident
 from .torch_cohort import TorchCohort, looping_quietly
 from .torch_module import host
 
@@ -38,9 +40,11 @@ class DeviceCohort(TorchCohort, DeviceLearner):
 
     Where the local rule only steps along the gradient, however long it is, `gradients: auto` is `fused`: each
     tensor's gradients are subtracted as they are. Convolutions are unfolded unless the job says otherwise.
+    With `engine.graphs` a step is recorded as a CUDA graph; see `graphs`.
 
     Raises:
-        UserError: As `TorchCohort`.
+        UserError: As `TorchCohort`; or gradients are to be fused under a rule whose stride is not fixed, or
+            steps are to be recorded where the batches are not of one size.
     """
 
     ways: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -49,13 +53,27 @@ class DeviceCohort(TorchCohort, DeviceLearner):
         "precision": ("float32", "tf32"),
     }
     unfolds: ClassVar[bool] = True
+    records: ClassVar[bool] = True
 
     def __init__(
         self, model: Model, task: Task, facts: Facts, local: Local, work: Work, numerics: Numerics
     ) -> None:
         super().__init__(model, task, facts, local, work, numerics)
-        if numerics.gradients != "plain" and fixed_stride(local) is not None:
+        self._stride = None if numerics.gradients == "plain" else fixed_stride(local)
+        if self._stride is None and numerics.gradients == "fused":
+            raise UserError(
+                "engine.gradients is fused, but must be auto or plain: fused steps of clients side by side "
+                "are for SGD without momentum, weight decay or a clip, which goes by the gradient's length"
+            )
+        if self._stride is not None:
             self.numerics = replace(self.numerics, gradients="fused")
+        if numerics.graphs and not work.batch_size:
+            raise UserError(
+                "engine.graphs needs batches of one size, but each client's is all that it has: "
+                "train.batch_size is 0, or the clients' rule makes it so; give it, or use engine.graphs=false"
+            )
+        self.numerics = replace(self.numerics, graphs=numerics.graphs)
+        self._steps: FixedSteps | None = None
 
     def _differs(self) -> str:
         """As `TorchCohort`, in float32: TF32 alone would be too far off."""
@@ -92,8 +110,7 @@ class DeviceCohort(TorchCohort, DeviceLearner):
     ) -> tuple[Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
         given = {name: self._rows_there(name, vectors) for name, vectors in received.items()}
         mine = [None if kept is None else self._copied(kept) for kept in before]
-        params = given["model"].clone(memory_format=torch.contiguous_format)
-        ups, state, losses = self._descended_there(given, mine, params, examples, index, filled)
+        params, ups, state, losses = self._descended_there(given, mine, examples, index, filled)
         told = host(torch.cat([each.flatten() for _, each in losses]))
         ends = np.cumsum([each.numel() for _, each in losses])[:-1]
         parts = zip(losses, np.split(told, ends), strict=True)
@@ -106,57 +123,85 @@ class DeviceCohort(TorchCohort, DeviceLearner):
         self,
         given: Mapping[str, Tensor],
         mine: Sequence[Mapping[str, Tensor] | None],
-        params: Tensor,
         examples: Examples,
         index: npt.NDArray[np.int64],
         filled: npt.NDArray[np.int64],
-    ) -> tuple[Vectors, Vectors, list[tuple[int, Tensor]]]:
-        """Trains `params`, f32[K, size], with tensors of the device alone, and waits for none of them."""
-        local, trained = self._local, self.spec.trained
-        stride = fixed_stride(local) if self.numerics.gradients == "fused" else None
-        fused = stride is not None
-        gradient = torch.zeros((len(params), 1 if fused else trained), device=self._device)
+    ) -> tuple[Tensor, Vectors, Vectors, list[tuple[int, Tensor]]]:
+        """Trains clients with tensors of the device alone, and waits for none of them.
+
+        Returns:
+            The models, f32[K, size], until the next clients train; then as `descend_together`.
+
+        """
+        counts, trained = np.count_nonzero(filled, axis=1), self.spec.trained
         seen = {name: vectors[:, :trained] for name, vectors in given.items()}
         real = torch.from_numpy(filled).to(self._device)
         there = examples.there if isinstance(examples, Placed) else None
         places = None if there is None else torch.from_numpy(index).to(self._device)
-        slopes: dict[str, Tensor] = {}
-        self._flat.load(params[0])  # forgets the last clients' buffers that do not travel
+        self._flat.load(given["model"][0])  # forgets the last clients' buffers that do not travel
         self._module.train()
+        fixed = self._fixed(there, index) if self.numerics.graphs else None
+        if fixed is None:
+            params = given["model"].clone(memory_format=torch.contiguous_format)
+            gradient = torch.zeros((len(params), self._slopes_kept), device=self._device)
+        else:
+            with looping_quietly():
+                params, gradient = fixed.begin(given["model"], lives(counts))
 
         def backward(number: int, live: int) -> Tensor:
-            nonlocal slopes
+            if fixed is not None and places is not None:
+                return fixed(places[:, number], real[:, number], live)
             if there is None or places is None:
                 inputs, targets = self._tensors(examples, index[:live, number].reshape(-1))
             else:
                 chosen = places[:live, number].reshape(-1)
                 inputs, targets = there.inputs.index_select(0, chosen), there.targets.index_select(0, chosen)
             inputs = inputs.reshape(live, -1, *inputs.shape[1:])
-            batch = inputs, targets.reshape(inputs.shape[:2]), real[:live, number]
-            if not fused:
-                gradient[:live] = 0  # a rule may have written between the entries
-                return self._backward(params[:live], *batch, gradient)
-            slopes, losses = self._slopes(self._views(params[:live]), *batch)
-            return losses
+            targets = targets.reshape(inputs.shape[:2])
+            return self._taught(params[:live], inputs, targets, real[:live, number], gradient)
 
-        def step(live: Tensor, memory: Vectors) -> tuple[Tensor, Vectors]:
-            assert stride is not None
-            views = self._views(params[: len(live)])
-            torch._foreach_sub_([views[name] for name in slopes], list(slopes.values()), alpha=stride)
-            return live, memory
-
-        counts = np.count_nonzero(filled, axis=1)
+        step = None if self._stride is None else lambda live, memory: (live, memory)
         with looping_quietly():
-            return descend_together(
-                local,
-                params[:, :trained],
-                gradient,
-                seen,
-                mine,
-                counts,
-                backward,
-                step if fused else None,
+            ups, state, losses = descend_together(
+                self._local, params[:, :trained], gradient, seen, mine, counts, backward, step
             )
+        return params, ups, state, losses
+
+    def _taught(
+        self, params: Tensor, inputs: Tensor, targets: Tensor, real: Tensor, gradient: Tensor
+    ) -> Tensor:
+        """One step; see `graphs.Teach`.
+
+        A client none of whose examples count has no gradient: nothing over nothing is no number, but its
+        slope ends where `_mean_loss` leaves examples out.
+        """
+        if self._stride is None:
+            gradient[: len(params)] = 0  # a rule may have written between the entries
+            return self._backward(params, inputs, targets, real, gradient)
+        views = self._views(params)
+        slopes, losses = self._slopes(views, inputs, targets, real)
+        torch._foreach_sub_([views[name] for name in slopes], list(slopes.values()), alpha=self._stride)
+        return losses
+
+    @property
+    def _slopes_kept(self) -> int:
+        """Numbers of a client's gradient that are kept beside its model."""
+        return self.spec.trained if self._stride is None else 1
+
+    def _fixed(self, there: Resident | None, index: npt.NDArray[np.int64]) -> FixedSteps:
+        """Steps on tensors of their own, as those of the clients before if they will do."""
+        if there is None:
+            raise UserError(
+                "engine.graphs needs the training examples on the GPU, but they take more than half of the "
+                "memory that is free there; use engine.graphs=false"
+            )
+        count, _, batch = index.shape
+        steps = self._steps
+        if steps is None or steps.there is not there or steps.rows < count:
+            self._steps = None  # gives its memory back before the next takes its own
+            sizes = self.spec.size, self._slopes_kept, batch
+            steps = self._steps = FixedSteps(self._taught, few(count), *sizes, there)
+        return steps
 
     def _rows_there(self, name: str, vectors: npt.NDArray[np.float32]) -> Tensor:
         """What clients were sent by this name, f32[K, n]: one vector seen many times where it is the same."""

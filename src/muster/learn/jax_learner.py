@@ -22,7 +22,7 @@ from muster.core.work import Work
 from muster.models.model import Model
 from muster.tasks.task import Task
 
-from .cohort import stacked
+from .cohort import few, stacked
 from .compiled import CompiledLearner
 from .learner import Matrix
 
@@ -57,7 +57,7 @@ class JaxLearner(CompiledLearner):
         delta: Matrix,
     ) -> tuple[Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
         count, most = filled.shape
-        rows, steps = _power_of_two(count), _few(most)
+        rows, steps = _power_of_two(count), few(most)
         index = np.pad(index, ((0, rows - count), (0, steps - most), (0, 0)))
         filled = np.pad(filled, ((0, rows - count), (0, steps - most)))
         inputs, targets = self._task.batch(self._facts, examples, index.reshape(-1))
@@ -161,9 +161,3 @@ def _rows(matrix: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
 
 def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
-
-
-def _few(steps: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: at most half as many again."""
-    whole = _power_of_two(steps)
-    return 3 * whole // 4 if whole >= 4 and steps <= 3 * whole // 4 else whole

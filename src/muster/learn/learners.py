@@ -184,7 +184,7 @@ def make_learner(
     if backend != "torch" and numerics.of_torch:
         raise UserError(
             "engine.gradients fused and factored, engine.layout channels_last, engine.precision but float32, "
-            "engine.convolutions unfolded and engine.device other than cpu "
+            "engine.convolutions unfolded, engine.graphs and engine.device other than cpu "
             f"are for backend torch, but this is {backend}; use engine.backend=torch, or leave them out"
         )
     if backend != "torch":

@@ -27,13 +27,16 @@ class Numerics:
     device: str = "cpu"
     """As torch calls it: cpu, cuda or cuda:N. Another device sums in another order."""
     convolutions: Convolutions = "direct"
+    graphs: bool = False
+    """Whether a cohort's step on a GPU is a recorded one, of a few numbers of clients: products of more rows
+    may be summed in another order."""
 
     @property
     def of_torch(self) -> bool:
         """Whether only torch can do what is asked for."""
         rounded = self.gradients in ("fused", "factored") or self.precision != "float32"
-        unfolded = self.convolutions == "unfolded"
-        return rounded or self.layout == "channels_last" or self.device != "cpu" or unfolded
+        cohorts = self.convolutions == "unfolded" or self.graphs
+        return rounded or self.layout == "channels_last" or self.device != "cpu" or cohorts
 
     def on(self, device: str) -> Numerics:
         """The same on a machine that computes on `device`; what only GPUs can do stays theirs."""
@@ -49,6 +52,8 @@ class Numerics:
             told.append(f"precision: {self.precision}")
         if self.convolutions != "direct":
             told.append(f"convolutions: {self.convolutions}")
+        if self.graphs:
+            told.append("graphs: each step is recorded, and started whole")
         if self.device != "cpu":
             told.append(f"device: {self.device}")
         return tuple(told)

@@ -59,6 +59,8 @@ class TorchCohort(TrainsTogether, TorchLearner):
     """What may be asked for."""
     unfolds: ClassVar[bool] = False
     """Whether convolutions are unfolded if the job leaves it to us."""
+    records: ClassVar[bool] = False
+    """Whether steps can be recorded."""
 
     def __init__(
         self,
@@ -75,7 +77,8 @@ class TorchCohort(TrainsTogether, TorchLearner):
             if (asked := getattr(numerics, name)) not in only:
                 allowed = " or ".join(only)
                 raise UserError(f"engine.{name} {asked} is for clients one after another; use {allowed}")
-        plain = Numerics(precision=numerics.precision, device=numerics.device)
+        graphs = numerics.graphs and not self.records  # what cannot be is refused where devices are
+        plain = Numerics(precision=numerics.precision, device=numerics.device, graphs=graphs)
         super().__init__(model, task, facts, local, work, plain)
         unfold = numerics.convolutions == "unfolded" or (numerics.convolutions == "auto" and self.unfolds)
         self._module = unfolded(self._flat.module) if unfold else self._flat.module

@@ -74,6 +74,12 @@ class TorchLearner(Learner):
                 "engine.convolutions unfolded is for cohorts in torch, but clients train one after another; "
                 "use auto, or engine.mode=cohort"
             )
+        if numerics.graphs:
+            raise UserError(
+                "engine.graphs is for cohorts on a GPU, but "
+                + ("engine.device is cpu" if self._device == CPU else "clients train one after another")
+                + "; use engine.device=cuda with engine.mode=cohort, or engine.graphs=false"
+            )
         gradients = self._gradients(numerics)
         along = gradients != "plain" and not isinstance(local, OwnClient) and steps_along(local)
         self._flat = FlatModule(build(model, task, facts, 0), not along, self._device)
