@@ -249,7 +249,7 @@ def compose(
     profiled = None
     if watch is not None:
         flops = _sample_flops(job, data.facts)
-        profiled = ProfiledPlane(plane, watch, work, flops)
+        profiled = ProfiledPlane(plane, watch, work, flops, learner.numerics)
     sample = job.track.evaluate_sample
     sim = simulation(plane=profiled or plane, num_tested=sample if 0 < sample < len(data.test) else None)
     told = () if privacy is None else (f"privacy: {privacy.why}",)

@@ -29,6 +29,10 @@ def test_a_profile_says_what_the_time_went_into(shell: Any, num_workers: int) ->
     assert profile["num_samples"] > profile["num_tasks"]
     assert profile["flops"] == 6 * 640 * profile["num_samples"]
     assert 0 < profile["of_peak"] < 1 and profile["peak_flops_per_sec"] > 1e9
+    assert profile["device"] == "cpu, one thread" and profile["num_devices"] == max(
+        len(profile["workers"]), 1
+    )
+    assert f"(matrix products, cpu, one thread x {profile['num_devices']})" in out
     names = ["parent"] if num_workers == 1 else ["parent", "worker 0", "worker 1"]
     peaks = profile["peak_rss_bytes"]  # one worker may do all of a small run
     assert (

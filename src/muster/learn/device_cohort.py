@@ -32,7 +32,7 @@ from .learner import Sent, Stack, Together
 from .numerics import Numerics
 from .resident import Placed, Resident
 from .torch_cohort import TorchCohort, looping_quietly
-from .torch_module import host
+from .torch_module import host, products
 
 
 class DeviceCohort(TorchCohort, DeviceLearner):
@@ -77,7 +77,7 @@ class DeviceCohort(TorchCohort, DeviceLearner):
 
     def _differs(self) -> str:
         """As `TorchCohort`, in float32: TF32 alone would be too far off."""
-        with self._products(False):
+        with products(False):
             return super()._differs()
 
     def train_together(
@@ -93,7 +93,7 @@ class DeviceCohort(TorchCohort, DeviceLearner):
         """As `TorchCohort`; `up` may be a tensor on the device, and stays there then."""
         here = isinstance(up, np.ndarray)
         rows: Any = torch.empty(up.shape, device=self._device) if here else up
-        with self._products(self._short):
+        with products(self._short):
             done = super().train_together(sent, examples, owned, draws, rows, kept, steps)
         if here:
             np.copyto(up, host(rows))

@@ -34,7 +34,7 @@ from .learner import Matrix, Sent, Trained
 from .numerics import Gradients, Numerics
 from .resident import Placed, resident
 from .torch_learner import TorchLearner
-from .torch_module import host, seeded
+from .torch_module import host, products, seeded
 
 
 class DeviceLearner(TorchLearner):
@@ -122,7 +122,7 @@ class DeviceLearner(TorchLearner):
         given = {name: self._there(name, vector) for name, vector in sent.items()}
         mine = None if kept is None else self._copied(kept)
         draw = self._drawing(examples)
-        with seeded(int(rng.integers(2**63)), self._device), self._products(self._short):
+        with seeded(int(rng.integers(2**63)), self._device), products(self._short):
             state, losses = self._descended_alone(given, mine, self._indices(batches), draw, rows)
         each = host(losses).astype(np.float64)
         if here:
@@ -187,20 +187,9 @@ class DeviceLearner(TorchLearner):
             return nullcontext()
         return torch.autocast(self._device.type, torch.bfloat16)
 
-    @contextmanager
-    def _products(self, short: bool) -> Iterator[None]:
-        """Within it float32 products are of 24 bits, or `short`, of 11; cuDNN takes ways that do not vary."""
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = short, short, True, False
-        try:
-            yield
-        finally:
-            matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
-
     def scores(self, params: Vector, examples: Examples) -> Mapping[str, npt.NDArray[np.float64]]:
         """In float32, 1,000 examples at a time; what is told of each comes back at the end."""
-        with self._products(False):
+        with products(False):
             return super().scores(params, examples)
 
     def _copied(self, kept: Mapping[str, Any]) -> dict[str, Tensor]:

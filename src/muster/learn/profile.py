@@ -15,14 +15,16 @@ from muster.core.tables import Ids, Table
 from muster.core.work import Work
 from muster.track.units import bytes_text, short_count
 
+from .device import device_of
+from .numerics import Numerics, Precision
 from .plane import DataPlane
 from .stopwatch import Stopwatch
 
 PHASES = ("start", "select", "world", "measure", "train", "wait", "fold", "apply", "evaluate", "write")
 """In the order in which they are told; docs/profile.md says what each is."""
 
-SIZE = 1024
-"""Rows and columns of the matrices that the peak is measured with."""
+SIZE, SIZE_THERE = 1024, 8192
+"""Rows and columns of the matrices that the peak is measured with, on the CPU and on a GPU."""
 
 SPELLS = 5
 """Products that are timed; the fastest counts."""
@@ -36,11 +38,20 @@ class ProfiledPlane:
         watch: Takes the times.
         work: The clients', to know what they go through.
         sample_flops: Floating-point operations of one example's training; None: nobody knows.
+        numerics: The learner's: where it computes, and how short its products are.
 
     """
 
-    def __init__(self, inner: DataPlane, watch: Stopwatch, work: Work, sample_flops: float | None) -> None:
+    def __init__(
+        self,
+        inner: DataPlane,
+        watch: Stopwatch,
+        work: Work,
+        sample_flops: float | None,
+        numerics: Numerics = Numerics(),
+    ) -> None:
         self._inner, self.watch, self._work, self.sample_flops = inner, watch, work, sample_flops
+        self._numerics = numerics
         self.num_tasks = self.num_samples = 0
 
     @property
@@ -74,6 +85,13 @@ class ProfiledPlane:
         """What was seen so far; `peaks` is of this process and its workers, in bytes."""
         watch, workers = self.watch, [each for _, each in sorted(self.watch.workers.items())]
         known = sum(watch.secs.values()) - watch.secs.get("select", 0.0)
+        device, processes = self._numerics.device, max(len(workers), 1)
+        if device == "cpu":
+            computes, count, peak = "cpu, one thread", processes, gemm_flops_per_sec()
+        else:
+            cards = sorted({device_of(device, worker) for worker in range(processes)})
+            computes, count = card_name(cards[0]), len(cards)
+            peak = gemm_flops_per_sec_there(cards[0], self._numerics.precision)
         names = ("parent", *(f"worker {number}" for number in range(len(peaks) - 1)))
         return Profile(
             wall_secs=wall_secs,
@@ -83,7 +101,9 @@ class ProfiledPlane:
             num_calls=sum(each.times.get("train", 0) for each in (watch, *workers)),
             num_samples=self.num_samples,
             flops=None if self.sample_flops is None else self.num_samples * self.sample_flops,
-            peak_flops_per_sec=gemm_flops_per_sec() * max(len(workers), 1),
+            device=computes,
+            num_devices=count,
+            peak_flops_per_sec=peak * count,
             peak_rss_bytes=dict(zip(names, peaks, strict=True)),
         )
 
@@ -104,8 +124,12 @@ class Profile:
     """Examples that were trained on, each as often as it was."""
     flops: float | None
     """Of that training: two for each multiply-add, backward twice the forward."""
+    device: str
+    """What clients are trained on: a thread of the CPU, or a GPU by its name."""
+    num_devices: int
+    """How many of them."""
     peak_flops_per_sec: float
-    """Of a float32 matrix product on one thread, times the processes that train."""
+    """Of a matrix product on all of them: float32, on a GPU in the precision of training."""
     peak_rss_bytes: dict[str, int]
     """Of each process."""
 
@@ -140,7 +164,7 @@ class Profile:
             rate, peak = short_count(told["flops_per_sec"]), short_count(self.peak_flops_per_sec)
             lines.append(
                 f"  {rate}FLOP/s, {100 * told['of_peak']:.1f} % of {peak}FLOP/s "
-                f"(matrix products, one thread x {max(len(self.workers), 1)})"
+                f"(matrix products, {self.device} x {self.num_devices})"
             )
         lines += [f"  {name}: peak RSS {bytes_text(peak)}" for name, peak in self.peak_rss_bytes.items()]
         return lines
@@ -161,6 +185,33 @@ def gemm_flops_per_sec() -> float:
         best = min(best, _fastest(lambda: torch.mm(left, right, out=into)))
         torch.set_num_threads(threads)
     return 2.0 * SIZE**3 / best
+
+
+def card_name(device: str) -> str:
+    """What a GPU calls itself; any other device goes by its own name."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
+def gemm_flops_per_sec_there(device: str, precision: Precision, size: int = SIZE_THERE) -> float:
+    """The most that a matrix product reaches on a device of torch, in this precision."""
+    import torch
+
+    from .torch_module import products
+
+    where = torch.device(device)
+    kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    factor = torch.linspace(-1, 1, size * size, device=where).view(size, size).to(kind)
+    out = torch.empty_like(factor)
+
+    def product() -> None:
+        torch.mm(factor, factor, out=out)
+        if where.type == "cuda":
+            torch.cuda.synchronize(where)
+
+    with products(precision == "tf32"):
+        return 2.0 * size**3 / _fastest(product)
 
 
 def _fastest(product: Callable[[], Any]) -> float:

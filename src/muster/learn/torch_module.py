@@ -44,6 +44,18 @@ def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
             torch.cuda.set_rng_state(there, device)
 
 
+@contextmanager
+def products(short: bool) -> Iterator[None]:
+    """Within it float32 products of a GPU are of 24 bits, or `short`, of 11; cuDNN does not vary its ways."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = short, short, True, False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
+
+
 def host(tensor: Tensor) -> npt.NDArray[Any]:
     """What lies on a device as a NumPy array: waits for it, and copies it from anywhere but the CPU."""
     array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
