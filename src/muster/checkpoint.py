@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from muster.core.durable import make_folder, sync, take_place
 from muster.core.storage import mapped, parts, release
-from muster.track.folder import disk_errors
+from muster.track.folder import RECORDS, disk_errors
 
 FOLDER, CONTROL, TENSORS = "checkpoints", "control.json", "tensors.safetensors"
 
@@ -46,14 +47,16 @@ def write(folder: Path, version: int, control: Mapping[str, Any], tensors: Tenso
     with disk_errors(folder):
         try:
             shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
+            make_folder(place)
+            aside.mkdir()
+            if (records := folder / RECORDS).exists():  # who goes on does not make them again
+                sync(records)
             body = json.dumps(control, sort_keys=True)
             hashes = {"tensors": _write(aside / TENSORS, packed(tensors)), "control": _hash(body.encode())}
             _write(aside / CONTROL, [json.dumps({"sha256": hashes, "control": body}).encode()])
-            _sync(aside)
+            sync(aside)
             shutil.rmtree(final, ignore_errors=True)
-            aside.rename(final)
-            _sync(place)
+            take_place(aside, final)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -182,11 +185,3 @@ def _write(path: Path, pieces: Iterable[Piece]) -> str:
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

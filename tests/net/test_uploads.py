@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 
 from muster.net import service
 from muster.net.client import Client, Task
+from muster.net.journal import JOURNAL, Entry, Journal
 from muster.net.rpc import PIECE, pb
 from muster.net.turns import Turns
 from worlds.deployed import Rig, crowd, job_of, noise, simulated
+from worlds.disk import written_down
 
 Make = Callable[..., Rig]
 
@@ -135,3 +138,40 @@ def test_an_upload_in_which_nothing_comes_is_told_with_the_time_out(make: Make) 
     with pytest.raises(grpc.RpcError) as caught:
         half_sent(clients[0], tasks[0]).result(10)
     assert "nothing came for deploy.stall_secs = 0.3 s" in str(caught.value)
+
+
+@contextmanager
+def kept(rig: Rig) -> Iterator[list[str]]:
+    """What is brought to the disk in the block, with the journal's lines and notes, in order."""
+    append = Journal.append
+    with written_down(rig.folder) as told, pytest.MonkeyPatch.context() as patch:
+
+        def noted(journal: Journal, body: Any) -> None:
+            told.append("line" if isinstance(body, Entry) else "note")
+            append(journal, body)
+
+        patch.setattr(Journal, "append", noted)
+        yield told
+
+
+@pytest.mark.parametrize("zstd", [False, True])
+def test_an_update_is_acknowledged_when_it_and_its_name_and_its_line_are_on_the_disk(
+    zstd: bool, make: Make
+) -> None:
+    rig, clients, tasks = started(make, 2, zstd=zstd)
+    with kept(rig) as told:
+        assert send(clients[0], tasks[0], 1) == "taken"
+        told.append("acknowledged")
+    update = f"sync updates/{tasks[0].ticket:010d}.{'raw' if zstd else 'up'}"
+    assert told == [update, "sync updates", "line", f"sync {JOURNAL}", "acknowledged"]
+
+
+def test_a_checkpoint_comes_after_the_journal_that_it_refers_to(make: Make) -> None:
+    """Or a journal that a power cut has made shorter would go on before the place that it is read from."""
+    rig = make(job_of(rounds=2, num_clients=1, track={"checkpoint_every": 1}))
+    with kept(rig) as told:
+        crowd(rig)
+        rig.wait()
+    begun = next(i for i, what in enumerate(told) if what.endswith("aside-00000001/tensors.safetensors"))
+    last = max(i for i, what in enumerate(told[:begun]) if what in ("line", "note"))
+    assert told[last] == "note" and f"sync {JOURNAL}" in told[last:begun]

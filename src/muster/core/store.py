@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load, save
 
+from .durable import make_folder, sync
+
 MIN_COMPACT_BYTES = 64 << 20
 """A log smaller than this is never rewritten; a larger one is when more than half of it is stale."""
 
@@ -88,7 +90,7 @@ class ClientStore:
         return self.folder / f"clients-{generation:04d}.log"
 
     def _open(self, truncate: bool) -> Any:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         return open(self._path(self._generation), "w+b" if truncate else "r+b", buffering=0)
 
     @property
@@ -140,6 +142,7 @@ class ClientStore:
             self._compact()
         if self._log is not None:
             os.fsync(self._log.fileno())
+            sync(self.folder)  # the log may be new
         ids = np.fromiter(self._index, np.int64, len(self._index))
         spans = np.array(list(self._index.values()), np.int64).reshape(-1, 2)
         control = {"generation": self._generation, "end": self._end}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from muster.core.durable import make_folder
 from muster.track.folder import write_whole
 
 
@@ -21,7 +22,7 @@ class Lasting:
     def __post_init__(self) -> None:
         if self.home is None:
             return
-        self.home.mkdir(parents=True, exist_ok=True)
+        make_folder(self.home)
         for path in self.home.glob("*.state"):
             if path.stem == "kept":
                 self.kept = path.read_bytes()

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterable
 
+from muster.core.durable import make_folder, take_place
 from muster.core.errors import CertificateError
 
 from .identity import fault_of, name_and_role, pem_of, read_certificates, read_key, sans_of, utc_now
@@ -309,13 +310,13 @@ def write_file(path: Path, content: bytes, mode: int) -> None:
     """Writes aside with `mode` from the first byte on, then takes the place: never half, never readable."""
     aside = path.with_name(f".{path.name}.aside")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         aside.unlink(missing_ok=True)
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        take_place(aside, path)
     except OSError as error:
         raise CertificateError(f"{path} cannot be written: {error.strerror}") from error

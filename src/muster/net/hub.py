@@ -158,11 +158,13 @@ class Hub:
 
     async def _work(self, batch: list[tuple[dict[str, Any], asyncio.Future[bool]]]) -> None:
         entries = [Entry(now=self.now_ns(), **columns) for columns, _ in batch]
-        ends = []
+        ends, arrived = [], any(entry.kind == Kind.ARRIVED for entry in entries)
+        if arrived:  # before there is a line that says that they are here
+            await self.with_space(self.spool.sync_names)
         for entry in entries:
             await self.with_space(self.journal.append, entry)
             ends.append(self.journal.end)
-        if any(entry.kind == Kind.ARRIVED for entry in entries):
+        if arrived:
             await asyncio.to_thread(self.journal.sync)
         for entry, end, (_, future) in zip(entries, ends, batch, strict=True):
             counts = entry.kind != Kind.ARRIVED or self.conductor.is_out(entry.client, entry.ticket)
@@ -187,6 +189,7 @@ class Hub:
             if ending is not None:
                 await asyncio.to_thread(self.conductor.end, *ending)
         if made and self.conductor.ended is None:
+            await asyncio.to_thread(self.journal.sync)  # a checkpoint says how far the journal goes
             if await self.with_space(self.keeper.checkpoint, end) and not self.deploy.keep_updates:
                 # Those since the checkpoint before stay: should this one be damaged, it is made again.
                 self.spool.drop(self._covered)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muster.core import durable
 from muster.core.errors import RunFolderError
 from muster.core.tables import EVENT, Kind, Reason, Table, rows
 
@@ -82,6 +83,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
         self._file = self.path.open("ab", buffering=0)
+        durable.sync(folder)  # it may be new
         self.end = _whole(self.path)
         self._file.truncate(self.end)
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from muster.core.durable import make_folder, sync
 from muster.core.params import Vector
 
 from .wire import Layout, Stored, WireError, decompress, expand, mapped
@@ -75,7 +76,7 @@ class Spool:
 
     def __init__(self, folder: Path, layout: Layout, packed: bool = False) -> None:
         self.folder, self.layout, self.packed = folder / UPDATES, layout, packed
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
 
     @property
     def max_bytes(self) -> int:
@@ -102,7 +103,8 @@ class Spool:
         return Incoming(self._up(ticket), offset)
 
     def finish(self, ticket: int, found: str, sha256: str) -> None:
-        """Takes a whole upload and writes its vectors out; they are on the disk when this returns.
+        """Takes a whole upload and writes its vectors out; they are on the disk when this returns, and their
+        name when `sync_names` has.
 
         Args:
             ticket: Whose it is.
@@ -124,11 +126,11 @@ class Spool:
         except (DamagedError, WireError):
             self.drop([ticket])
             raise
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(path)
+
+    def sync_names(self) -> None:
+        """Returns when the updates that are here are found again after a power cut: once for many of them."""
+        sync(self.folder)
 
     def _write_out(self, up: Path, path: Path) -> None:
         unpacked = up.with_suffix(".unpacked") if self.packed else up

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Callable, Iterable, Iterator, TypeVar
 
+from muster.core.durable import make_folder, take_place
 from muster.core.errors import RunFolderError
 from muster.core.record import Record
 
@@ -112,15 +113,10 @@ def _aside(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        take_place(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class RunFolder:
@@ -144,7 +140,7 @@ class RunFolder:
         """
         folder = cls(path)
         with disk_errors(folder.path):
-            folder.path.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.path)
             held = sorted(entry.name for entry in folder.path.iterdir())
         where = folder.path
         if SUMMARY in held:
