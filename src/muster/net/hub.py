@@ -158,9 +158,9 @@ class Hub:
 
     async def _work(self, batch: list[tuple[dict[str, Any], asyncio.Future[bool]]]) -> None:
         entries = [Entry(now=self.now_ns(), **columns) for columns, _ in batch]
-        ends, arrived = [], any(entry.kind == Kind.ARRIVED for entry in entries)
+        ends, arrived = [], [entry.ticket for entry in entries if entry.kind == Kind.ARRIVED]
         if arrived:  # before there is a line that says that they are here
-            await self.with_space(self.spool.sync_names)
+            await self.with_space(self.spool.sync_names, arrived)
         for entry in entries:
             await self.with_space(self.journal.append, entry)
             ends.append(self.journal.end)

@@ -77,6 +77,9 @@ class Spool:
     def __init__(self, folder: Path, layout: Layout, packed: bool = False) -> None:
         self.folder, self.layout, self.packed = folder / UPDATES, layout, packed
         make_folder(self.folder)
+        sync(self.folder)  # what another process has left
+        self._new: set[Path] = set()
+        """Files whose names may not be on the disk yet. Threads add to it: each operation is one step."""
 
     @property
     def max_bytes(self) -> int:
@@ -100,7 +103,10 @@ class Spool:
 
     def receive(self, ticket: int, offset: int) -> Incoming:
         """An upload, to be written from `offset` on."""
-        return Incoming(self._up(ticket), offset)
+        incoming = Incoming(self._up(ticket), offset)
+        if offset == 0:
+            self._new.add(self._up(ticket))  # now that it is there, or it might be taken for synced
+        return incoming
 
     def finish(self, ticket: int, found: str, sha256: str) -> None:
         """Takes a whole upload and writes its vectors out; they are on the disk when this returns, and their
@@ -128,9 +134,12 @@ class Spool:
             raise
         sync(path)
 
-    def sync_names(self) -> None:
-        """Returns when the updates that are here are found again after a power cut: once for many of them."""
-        sync(self.folder)
+    def sync_names(self, tickets: Iterable[int]) -> None:
+        """Returns when updates are found again after a power cut; so are those on their way, then."""
+        if not self._new.isdisjoint(map(self.path, tickets)):
+            known = self._new.copy()
+            sync(self.folder)
+            self._new -= known
 
     def _write_out(self, up: Path, path: Path) -> None:
         unpacked = up.with_suffix(".unpacked") if self.packed else up
@@ -138,6 +147,7 @@ class Spool:
             if self.packed:
                 decompress(up, unpacked, self.layout.max_bytes)
             expand(unpacked, self.layout, path)
+            self._new.add(path)
         finally:
             if self.packed:
                 unpacked.unlink(missing_ok=True)
@@ -160,6 +170,7 @@ class Spool:
         for ticket in tickets:
             for path in (self._up(ticket), self.path(ticket)):
                 path.unlink(missing_ok=True)
+                self._new.discard(path)
 
     def tickets(self) -> set[int]:
         """Of which tickets something is here."""
