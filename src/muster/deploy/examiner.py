@@ -18,6 +18,7 @@ import numpy as np
 from muster.core.errors import TrainingError, UserError
 from muster.core.examples import Facts
 from muster.core.params import ParamSpec, Vector
+from muster.core.spawn import without_main
 from muster.core.storage import IN_MEMORY, Storage, parts, release
 from muster.core.store import decode, encode
 from muster.job.settings import Engine
@@ -60,7 +61,8 @@ class Examiner:
         spawn = get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(target=_live, args=(theirs, str(job)), daemon=True)
-        self._process.start()
+        with without_main():
+            self._process.start()
         theirs.close()
 
     def start(self, folder: Path, memory_mb: float | None, spare: bool = False) -> Start:

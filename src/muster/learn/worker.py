@@ -6,7 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection, get_context
@@ -19,6 +19,7 @@ from muster.core.errors import TrainingError, UserError
 from muster.core.examples import Examples
 from muster.core.memory import own_bytes, peak_rss_bytes, trim
 from muster.core.part import loads
+from muster.core.spawn import MAIN, without_main
 from muster.core.store import decode, encode
 from muster.core.tables import TASK, Ids
 
@@ -78,7 +79,8 @@ class Process:
         self.pipe, theirs = spawn.Pipe()
         told = (theirs, recipe, total.memory.name, len(total.total))
         self._process = spawn.Process(target=work, args=told, daemon=True)
-        with _one_thread():
+        needed = f'"{MAIN}:' in recipe  # by a part of the user's, which was defined there
+        with _one_thread(), nullcontext() if needed else without_main():
             self._process.start()
         theirs.close()
 
