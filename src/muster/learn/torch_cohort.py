@@ -36,6 +36,7 @@ from .together import TrainsTogether
 from .torch_learner import TorchLearner
 from .torch_module import host, seeded
 from .unfolded import unfolded
+from .unrolled import unrolled
 
 AGREES = 1e-4
 """Of the largest coordinate of a gradient: what a model may differ by when clients are side by side."""
@@ -81,7 +82,8 @@ class TorchCohort(TrainsTogether, TorchLearner):
         plain = Numerics(precision=numerics.precision, device=numerics.device, graphs=graphs)
         super().__init__(model, task, facts, local, work, plain)
         unfold = numerics.convolutions == "unfolded" or (numerics.convolutions == "auto" and self.unfolds)
-        self._module = unfolded(self._flat.module) if unfold else self._flat.module
+        module = unrolled(self._flat.module)
+        self._module = unfolded(module) if unfold else module
         self.numerics = replace(self.numerics, convolutions="unfolded" if unfold else "direct")
         self._blas = ThreadpoolController()
         self._trained = [e.name for e in self.spec.entries if e.kind != "statistic"]
