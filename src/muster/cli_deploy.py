@@ -124,12 +124,19 @@ def deploy(
     context: typer.Context,
     conf: Conf,
     pairs: Pairs = None,
-    local: Annotated[int, typer.Option(metavar="N", min=1, help="Client processes.", show_default=False)] = 0,
+    local: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Client processes; default: as many as the job has clients."),
+    ] = None,
     out: Out = None,
     insecure: Insecure = False,
     step_secs: Annotated[
         list[float] | None,
         typer.Option(metavar="SECS", help="As of join, for client-0, client-1, ...; may be repeated."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE", help="As of join, for all clients; default: the job's engine.device."),
     ] = None,
     json: AsJson = False,
 ) -> int:
@@ -147,6 +154,7 @@ def deploy(
             num,
             insecure=insecure,
             step_secs=step_secs or (),
+            device=device,
             json=json,
             conf=conf,
             command=context.obj.typed + ("" if out else f" --out {place}"),

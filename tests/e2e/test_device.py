@@ -27,6 +27,8 @@ def test_a_run_on_a_gpu_that_is_not_there_is_refused(shell: Any) -> None:
         assert "Traceback" not in err
     _, err = shell("join", "localhost:1", "--name", "me", "--insecure", "--device", "gpu", code=2)
     assert "--device is 'gpu', but must be cpu, cuda, cuda:N for one GPU of several, or auto" in err
+    _, err = shell("deploy", "digits.yml", "engine.backend=torch", "--device", "cuda", code=2)
+    assert "--device is cuda, but torch" in err and "use --device cpu" in err
 
 
 @NO_GPU

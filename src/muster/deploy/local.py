@@ -14,10 +14,12 @@ from typing import Any
 
 from muster.core.errors import JobError, UserError
 from muster.job import Job, num_clients
+from muster.learn.device import choose_device, device_of
 from muster.track.folder import JOB, to_stderr
 
 from .listen import Listen
 from .server import serve
+from .worker import check_device, chosen
 
 NAME = "client-{}"
 CERTS, LOGS = "certs", "logs"
@@ -30,6 +32,7 @@ def deploy(
     *,
     insecure: bool = False,
     step_secs: Sequence[float] = (),
+    device: str | None = None,
     json: bool = False,
     conf: str = "",
     command: str = "",
@@ -42,6 +45,8 @@ def deploy(
         num: Clients.
         insecure: Plaintext on the loopback address instead of certificates.
         step_secs: The least that a step takes, by client; those beyond its end are not slowed.
+        device: What the clients' torch computes on: cpu, cuda (several GPUs are dealt out in turn), cuda:N or
+            auto; None: as the job's `engine.device`.
         json: Keep stdout free.
         conf: The job file as the user named it.
         command: What the user typed.
@@ -55,11 +60,16 @@ def deploy(
         raise JobError(
             f"the job has {known} clients, not {num}: say data.partition.num_clients={num} or --local {known}"
         )
+    if device is None:
+        device = choose_device(job.engine.device, job.engine.backend, job.model)
+    else:
+        check_device(device)
+        device = chosen(device, job.engine.backend, job.model)
     if job.deploy.start_with is None:
         job = replace(job, deploy=replace(job.deploy, start_with=num))
     side = out.with_name(f"{out.name}.local")
     certs = None if insecure else _certificates(side / CERTS, num)
-    crowd = Crowd(side, num, certs, step_secs)
+    crowd = Crowd(side, num, certs, step_secs, device)
     try:
         listen = Listen(port=0, certs=certs, insecure=insecure)
         summary = serve(
@@ -99,10 +109,27 @@ def _certificates(folder: Path, num: int) -> Path:
 
 
 class Crowd:
-    """Client processes of this machine."""
+    """Client processes of this machine.
 
-    def __init__(self, folder: Path, num: int, certs: Path | None, step_secs: Sequence[float] = ()) -> None:
+    Args:
+        folder: Where their states and logs lie.
+        num: How many there are.
+        certs: Their certificates; None: plaintext.
+        step_secs: The least that a step takes, by client.
+        device: What their torch computes on; of `cuda` the GPUs are dealt out.
+
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        num: int,
+        certs: Path | None,
+        step_secs: Sequence[float] = (),
+        device: str = "cpu",
+    ) -> None:
         self._folder, self._num, self._certs, self._step_secs = folder, num, certs, step_secs
+        self._device = device
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, port: int) -> None:
@@ -114,6 +141,7 @@ class Crowd:
             way = ["--insecure"] if self._certs is None else ["--certs", str(self._certs)]
             command = [sys.executable, "-m", "muster", "join", f"127.0.0.1:{port}", "--name", name, *way]
             command += ["--home", str(self._folder / name), "--allow-code"]
+            command += ["--device", device_of(self._device, number)]
             if number < len(self._step_secs):
                 command += ["--step-secs", str(self._step_secs[number])]
             with (logs / f"{name}.log").open("ab") as log:

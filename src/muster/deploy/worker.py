@@ -13,7 +13,8 @@ from muster.core.errors import UserError
 from muster.core.examples import Examples
 from muster.core.tables import TASK, rows
 from muster.core.work import Steps
-from muster.learn.device import ALLOWED, DEVICES, choose_device
+from muster.learn.device import ALLOWED, DEVICES, choose_device, lacking
+from muster.models.model import Model
 from muster.net.client import Client, Say, Task
 from muster.net.wire import Route
 from muster.track.folder import to_stderr
@@ -57,8 +58,7 @@ def join(
         UserError: The server refuses, the data does not fit, ...
 
     """
-    if not DEVICES.fullmatch(device):
-        raise UserError(f"--device is {device!r}, but must be {ALLOWED}")
+    check_device(device)
     examples = None if data is None else local_examples(data, door.name)
     member = Client(open_link(door, say), door.name, -1 if examples is None else len(examples), say)
     member.step_secs, num, lasting = step_secs, 0, Lasting(home)
@@ -75,7 +75,7 @@ def join(
             work = own(train, member, examples, lasting, allow_code)
         else:
             errand = errands.read(member.recipe, allow_code)
-            device = choose_device(device, errand.backend, errand.model)
+            device = chosen(device, errand.backend, errand.model)
             errand = replace(errand, numerics=errand.numerics.on(device))
             work = learnt(member, errand, examples, lasting)
         for task in member:
@@ -86,6 +86,36 @@ def join(
     ended, link = member.ended, member.link
     body = {"status": ended.status, "why": ended.why, "num_tasks": num, "client": member.row}
     return {**body, "num_breaks": link.num_breaks, "resent_bytes": link.num_resent}
+
+
+def check_device(device: str) -> None:
+    """Finds out before a client joins whether it could train on a device.
+
+    Raises:
+        UserError: It could not, and why.
+    """
+    if not DEVICES.fullmatch(device):
+        raise UserError(f"--device is {device!r}, but must be {ALLOWED}")
+    if device.startswith("cuda") and (problem := lacking(device)):
+        raise UserError(_of_option(problem))
+
+
+def chosen(device: str, backend: str, model: Model) -> str:
+    """What `--device` comes to for a model, as `choose_device` has it for a job's setting.
+
+    Raises:
+        UserError: As there.
+    """
+    try:
+        return choose_device(device, backend, model)
+    except UserError as error:
+        raise UserError(_of_option(str(error))) from error
+
+
+def _of_option(problem: str) -> str:
+    """The same of the option of a client, which knows no job file."""
+    problem = problem.replace("engine.device=", "--device ").replace("engine.device", "--device")
+    return problem.replace("engine.backend=torch", "engine.backend=torch in the job")
 
 
 def _done(work: Train, task: Task, say: Say) -> None:
