@@ -1,6 +1,7 @@
 """Cohorts on a device apart: on the CPU against one client after another, and where there are shapes only."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from muster.algorithms.fedavg import SGD
 from muster.core.errors import UserError
 from muster.core.examples import Facts
 from muster.core.tables import TASK, rows
+from muster.learn import compiled
 from muster.learn.cohort import chunk_on_device
 from muster.learn.learners import choose_engine, make_learner
 from muster.learn.numerics import Numerics
@@ -74,6 +76,31 @@ def test_a_cohort_stays_on_its_device(rule, which, numerics):
     if not local.keeps:
         size = learner.spec.size * len(local.up)
         assert [n for n in machine.back if n >= size] == [size], "the sum, once for all clients"
+
+
+@pytest.mark.parametrize("clients", [(3, 0, 5, 2, 4, 1), (4, 0, 1, 3, 2, 5)], ids=["sorted", "unsorted"])
+def test_what_all_clients_are_sent_goes_there_once(clients):
+    with OneDevice() as machine:
+        learner = made("meta", "mlp")
+        machine.there.clear()
+        run(learner, SGD(lr=0.1), federated(FACTS), chunk=6, rounds=1, clients=clients)
+    size = learner.spec.size
+    assert [count for count in machine.there if count % size == 0] == [size]
+
+
+def test_shuffles_are_compiled_where_they_can_be_to_the_same_bits(monkeypatch):
+    pytest.importorskip("numba")
+    shuffled, kernels = [], compiled.kernels
+    monkeypatch.setattr(
+        compiled, "kernels", SimpleNamespace(shuffle=lambda *all: shuffled.append(kernels.shuffle(*all)))
+    )
+    local, data = SGD(lr=0.1), federated(FACTS)
+    _, found = run(made("cpu", "mlp"), local, data, chunk=3)
+    assert len(shuffled) == 4, "two chunks in two rounds"
+    monkeypatch.setattr(compiled, "kernels", None)
+    _, wanted = run(made("cpu", "mlp"), local, data, chunk=3)
+    for (_, total), (_, other) in zip(found, wanted, strict=True):
+        assert total.tobytes() == other.tobytes()
 
 
 def test_what_is_chosen_is_told():

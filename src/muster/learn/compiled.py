@@ -25,6 +25,7 @@ from .client import OwnClient
 from .learner import Matrix, Sent, Trained
 from .numpy_learner import NumpyLearner
 from .passes import Passes
+from .together import TrainsTogether
 
 kernels: Any = None
 if find_spec("numba") is not None:
@@ -55,7 +56,25 @@ class ExactPasses(Passes):
             super().add(total, vectors, weights, largest)
 
 
-class CompiledLearner(NumpyLearner):
+class CompiledShuffles(TrainsTogether):
+    """Cohorts whose clients' examples are shuffled by a compiled loop where numba is installed."""
+
+    def _shuffle(
+        self,
+        index: npt.NDArray[np.int64],
+        sizes: npt.NDArray[np.int64],
+        draws: Draws,
+        steps: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+    ) -> None:
+        if kernels is None:
+            return super()._shuffle(index, sizes, draws, steps, lengths)
+        counts = self._work.num_steps(sizes, steps.astype(np.int32))
+        kernels.shuffle(index, draws.keys, sizes, counts, self._work.batch_size or int(sizes.max()))
+        return None
+
+
+class CompiledLearner(CompiledShuffles, NumpyLearner):
     """Trains cohorts by a compiled program; evaluates as `NumpyLearner` does.
 
     Raises:
@@ -94,17 +113,3 @@ class CompiledLearner(NumpyLearner):
         owned, asked = [slice(0, len(examples))], np.array([steps], np.int64)
         done = self.train_together(rows, examples, owned, Draws(key_of(rng)), up[None], [kept], asked)
         return Trained(int(done.num_steps[0]), float(done.loss[0]), float(done.loss_sq_mean[0]), done.kept[0])
-
-    def _shuffle(
-        self,
-        index: npt.NDArray[np.int64],
-        sizes: npt.NDArray[np.int64],
-        draws: Draws,
-        steps: npt.NDArray[np.int64],
-        lengths: npt.NDArray[np.int64],
-    ) -> None:
-        if kernels is None:
-            return super()._shuffle(index, sizes, draws, steps, lengths)
-        counts = self._work.num_steps(sizes, steps.astype(np.int32))
-        kernels.shuffle(index, draws.keys, sizes, counts, self._work.batch_size or int(sizes.max()))
-        return None

@@ -25,6 +25,7 @@ from muster.models.model import Model
 from muster.tasks.task import Task
 
 from .cohort import descend_together, few, lives
+from .compiled import CompiledShuffles
 from .descent import fixed_stride
 from .device_learner import DeviceLearner
 from .graphs import FixedSteps
@@ -35,7 +36,7 @@ from .torch_cohort import TorchCohort, looping_quietly
 from .torch_module import host, products
 
 
-class DeviceCohort(TorchCohort, DeviceLearner):
+class DeviceCohort(CompiledShuffles, TorchCohort, DeviceLearner):
     """Trains many clients' models as one program of torch on `numerics.device`; see `TorchCohort`.
 
     Where the local rule only steps along the gradient, however long it is, `gradients: auto` is `fused`: each

@@ -46,7 +46,10 @@ class TrainsTogether(CohortLearner):
         if not len(order):
             return Together(counts, means, squares, lasting)
         where = slice(len(order)) if (order == np.arange(len(order))).all() else order  # views, if it may be
-        local, received = self._local, {name: vector[where] for name, vector in sent.items()}
+        local, count = self._local, len(order)
+        received = {  # one vector seen many times stays one
+            name: vector[:count] if vector.strides[0] == 0 else vector[where] for name, vector in sent.items()
+        }
         sizes, mine = (ends - starts)[order], Draws(draws.keys[order])
         index, filled = self._schedule(sizes, mine, steps[order], counts[order])
         index += starts[order, None, None]
