@@ -103,6 +103,19 @@ def test_shuffles_are_compiled_where_they_can_be_to_the_same_bits(monkeypatch):
         assert total.tobytes() == other.tobytes()
 
 
+@pytest.mark.parametrize(("chunk", "says"), [(4, "use engine.chunk=2 or less"), (1, "use engine.mode=seq")])
+def test_a_chunk_that_does_not_fit_is_told_with_what_to_do(monkeypatch, chunk, says):
+    learner = made("cpu", "mlp")
+
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(learner, "_taught", full)
+    wanted = rf"{chunk} clients at once do not fit into the GPU's memory \(CUDA .* 9 GiB\.\); {says}"
+    with pytest.raises(UserError, match=wanted):
+        run(learner, SGD(lr=0.1), federated(FACTS), chunk=chunk)
+
+
 def test_what_is_chosen_is_told():
     assert made("cpu", "leaf").numerics == Numerics("fused", convolutions="unfolded")
     assert made("cpu", "leaf", gradients="plain", convolutions="direct").numerics == Numerics()

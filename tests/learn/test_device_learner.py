@@ -1,5 +1,7 @@
 """Training on a device apart: on the CPU against the CPU's own learner, and where there are shapes only."""
 
+import os
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +17,7 @@ from muster.core.tables import TASK, Refusal, rows
 from muster.core.work import Steps, Work
 from muster.learn.accumulator import Folding
 from muster.learn.client import OwnClient
+from muster.learn.device import steady
 from muster.learn.learners import make_learner
 from muster.learn.numerics import Numerics
 from muster.learn.trainer import Trainer
@@ -292,6 +295,32 @@ def test_a_label_out_of_range_is_told_before_it_reaches_the_device():
     federated.train.y[7] = 3
     with pytest.raises(DataError, match=r"toy has the label 3, but must be 0\.\.2"):
         on("cpu", *MODELS[0]).place(federated)
+
+
+def test_on_a_gpu_products_are_summed_in_one_order(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    on("cpu", *MODELS[0])
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    steady(torch.device("cuda:0"))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    steady(torch.device("cuda:0"))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_that_weights_are_brought_together_for_cudnn_is_no_warning(monkeypatch):
+    """As torch says it of an LSTM on a GPU, at each call."""
+    learner, local, examples = on("cpu", *MODELS[0]), SGD(), data(FACTS)
+    through = learner._flat.module.forward
+
+    def forward(x):
+        warnings.warn("RNN module weights are not part of single contiguous chunk of memory.", stacklevel=1)
+        return through(x)
+
+    monkeypatch.setattr(learner._flat.module, "forward", forward)
+    trained(learner, local, examples)
+    with pytest.warns(UserWarning, match="RNN module weights"):
+        learner._flat.module(torch.zeros(2, 4))
 
 
 def test_tf32_is_of_gpus():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from importlib.util import find_spec
@@ -84,6 +85,16 @@ def lacking(device: str) -> str:
             f"cpu, auto, cuda, or cuda:N with N below {count}"
         )
     return ""
+
+
+def steady(device: torch.device) -> None:
+    """Has a GPU's matrix library sum in the same order every time; before it is first used in this process.
+
+    What cuBLAS, and cuDNN's recurrent layers on top of it, take for work space may else change it. The user's
+    own setting is left alone. https://docs.nvidia.com/cuda/cublas/index.html#results-reproducibility
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def device_of(device: str, worker: int) -> str:

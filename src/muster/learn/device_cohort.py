@@ -94,8 +94,15 @@ class DeviceCohort(CompiledShuffles, TorchCohort, DeviceLearner):
         """As `TorchCohort`; `up` may be a tensor on the device, and stays there then."""
         here = isinstance(up, np.ndarray)
         rows: Any = torch.empty(up.shape, device=self._device) if here else up
-        with products(self._short):
-            done = super().train_together(sent, examples, owned, draws, rows, kept, steps)
+        try:
+            with products(self._short):
+                done = super().train_together(sent, examples, owned, draws, rows, kept, steps)
+        except torch.OutOfMemoryError as error:
+            count, why = len(owned), str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"{count:,} clients at once do not fit into the GPU's memory ({why}); "
+                + (f"use engine.chunk={count // 2} or less" if count > 1 else "use engine.mode=sequential")
+            ) from error
         if here:
             np.copyto(up, host(rows))
         return done

@@ -7,6 +7,7 @@ task's losses, what a client keeps, and for each call of the trainer the sum.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -28,6 +29,7 @@ from muster.tasks.task import Task
 
 from .client import OwnClient
 from .descent import descend, fixed_stride
+from .device import steady
 from .device_sum import DeviceSum
 from .layout import pools
 from .learner import Matrix, Sent, Trained
@@ -52,6 +54,7 @@ class DeviceLearner(TorchLearner):
     def __init__(
         self, model: Model, task: Task, facts: Facts, local: Local, work: Work, numerics: Numerics
     ) -> None:
+        steady(torch.device(numerics.device))
         super().__init__(model, task, facts, local, work, numerics)
         self._held: dict[str, tuple[Vector, Tensor]] | None = None
 
@@ -122,7 +125,7 @@ class DeviceLearner(TorchLearner):
         given = {name: self._there(name, vector) for name, vector in sent.items()}
         mine = None if kept is None else self._copied(kept)
         draw = self._drawing(examples)
-        with seeded(int(rng.integers(2**63)), self._device), products(self._short):
+        with seeded(int(rng.integers(2**63)), self._device), products(self._short), compacting_quietly():
             state, losses = self._descended_alone(given, mine, self._indices(batches), draw, rows)
         each = host(losses).astype(np.float64)
         if here:
@@ -189,7 +192,7 @@ class DeviceLearner(TorchLearner):
 
     def scores(self, params: Vector, examples: Examples) -> Mapping[str, npt.NDArray[np.float64]]:
         """In float32, 1,000 examples at a time; what is told of each comes back at the end."""
-        with products(False):
+        with products(False), compacting_quietly():
             return super().scores(params, examples)
 
     def _copied(self, kept: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -225,6 +228,18 @@ class DeviceLearner(TorchLearner):
         """Copied to the device."""
         inputs, targets = self._task.batch(self._facts, examples, index)
         return torch.from_numpy(inputs).to(self._device), torch.from_numpy(targets).to(self._device)
+
+
+@contextmanager
+def compacting_quietly() -> Iterator[None]:
+    """Within it torch does not warn that it brings a recurrent layer's weights together for cuDNN.
+
+    They are views of the model's vector, in another order than cuDNN's. To copy them is little work beside
+    going through the layer.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
+        yield
 
 
 def _same(one: Vector, other: Vector) -> bool:

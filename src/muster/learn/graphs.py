@@ -182,6 +182,8 @@ class Graphs:
             try:
                 with recording:
                     step()
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 why = str(error).strip().partition("\n")[0]
                 raise UserError(
