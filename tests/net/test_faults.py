@@ -24,7 +24,8 @@ from muster.core.errors import RunFolderError, UserError
 from muster.deploy.door import Door, open_link
 from muster.net import certs, service
 from muster.net.client import Client, Task
-from muster.net.link import Patience
+from muster.net.link import GoneError, Patience
+from muster.net.models import Published
 from muster.net.rpc import CHUNK, LEAST_PIECE, OPTIONS, PIECE, Stub, pb
 from muster.net.settings import Deploy
 from muster.net.wire import Layout, encode, write_file
@@ -350,7 +351,7 @@ def test_14_while_the_disk_is_full_the_run_waits_and_then_goes_on(
     full.set()
     crowd(rig)
     rig.until(lambda: any("the disk is full: the run waits" in line for line in rig.said))
-    rig.until(lambda: rig.hub.status()["paused"])  # a write beside it that found room may just have said so
+    assert rig.hub.status()["paused"]  # whatever found room beside it
     full.clear()
     assert rig.wait() == simulated(rig.job)
     assert "there is room on the disk again: the run goes on" in rig.said
@@ -485,6 +486,20 @@ def test_18d_a_model_comes_in_messages_as_small_as_the_client_asks(piece: int, m
     request = pb.DownloadRequest(caller=mine._caller, ticket=task.ticket, piece=piece)
     chunks = [len(chunk.data) for chunk in mine.link._stub.Download(request, timeout=5)]
     assert sum(chunks) == task._raw.model_bytes and set(chunks[:-1]) == {most}
+
+
+def test_18e_a_model_that_is_let_go_as_it_is_asked_for_is_a_task_that_is_over(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make(two())
+    mine = rig.client(0)
+    mine.join()
+    rig.client(1).join()
+    task = task_of(mine)
+    gone = Published(tmp_path / "gone", task._raw.model_sha256, task._raw.model_bytes)
+    monkeypatch.setattr(rig.hub.models, "of", lambda version: gone)
+    with pytest.raises(GoneError):
+        mine.link.download(mine._caller, task._raw, tmp_path / "model")
 
 
 def test_19_a_storm_of_joins_is_told_when_to_come_back(make: Make, tmp_path: Path) -> None:

@@ -140,6 +140,16 @@ def test_an_upload_in_which_nothing_comes_is_told_with_the_time_out(make: Make) 
     assert "nothing came for deploy.stall_secs = 0.3 s" in str(caught.value)
 
 
+def test_a_server_keeps_nothing_of_uploads_that_never_end(make: Make) -> None:
+    rig, (first, second), tasks = started(make, 2)
+    call = half_sent(first, tasks[0])
+    rig.until(lambda: len(rig.service._locks) == 1)
+    call.cancel()
+    assert not held(first, tasks[0]).queued  # and then it is never heard of again
+    assert send(second, tasks[1], 1) == "taken"
+    rig.until(lambda: len(rig.service._locks) == 0)
+
+
 @contextmanager
 def kept(rig: Rig) -> Iterator[list[str]]:
     """What is brought to the disk in the block, with the journal's lines and notes, in order."""

@@ -34,7 +34,7 @@ def open_link(door: Door, say: Say) -> Link:
     if not host or not port.isdigit():
         raise UserError(f"{door.address!r} is no address; write HOST:PORT")
     from muster.net.credentials import LiveIdentity, check_plaintext, client_credentials, read_token
-    from muster.net.identity import explain_server
+    from muster.net.identity import explain_server, read_file
 
     if door.insecure:
         check_plaintext(host)
@@ -44,7 +44,7 @@ def open_link(door: Door, say: Say) -> Link:
             "a client needs certificates: give --certs DIR, or say --insecure, for this machine only"
         )
     if door.token_file is not None:
-        roots = (door.certs / "ca.crt").read_bytes()
+        roots = read_file(door.certs / "ca.crt")
         credentials = client_credentials(roots, token=read_token(door.token_file))
     else:
         identity = LiveIdentity(door.certs, door.name, say).current()

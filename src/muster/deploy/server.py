@@ -265,17 +265,19 @@ async def _serve(
     interrupted = not work.done()
     if interrupted:
         work.cancel()
-    else:
+    elif work.exception() is None:  # else there is no end that clients could be told
         await service.farewell(job.deploy.call_secs)
     for task in (stopping, live, watch):
         task.cancel()
-    with suppress(asyncio.CancelledError):
-        await work
-    if states is not None:
-        states.cancel()
+    try:
         with suppress(asyncio.CancelledError):
-            await states
-    await server.stop(1.0)
+            await work
+    finally:
+        if states is not None:
+            states.cancel()
+            with suppress(asyncio.CancelledError):
+                await states
+        await server.stop(1.0)
     return interrupted
 
 

@@ -397,9 +397,8 @@ class Client:
         """Heartbeats, until the client is closed."""
         while not self._over.wait(self._beat_secs):
             ticket = self._working
-            with suppress(
-                grpc.RpcError
-            ):  # the server is away, or wants us to join: the main thread sees to it
+            # The server is away, or wants us to join: the main thread sees to it. Or it has closed the link.
+            with suppress(grpc.RpcError, ValueError):
                 reply = self.link.once("Beat", pb.BeatRequest(caller=self._caller, ticket=ticket))
                 if reply.stop:
                     self.stopped = ticket

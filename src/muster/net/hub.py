@@ -86,6 +86,8 @@ class Hub:
         self._news: dict[int, asyncio.Event] = {}
         self._taken: dict[int, tuple[int, int]] = {}
         """Client -> the ticket that it got last, and when: ns since the run began."""
+        self._num_full = 0
+        """Writes that wait for room on the disk."""
         self._timer: asyncio.TimerHandle | None = None
         self._set: tuple[int, int] | None = None
         self._begin = self.clock()
@@ -222,6 +224,8 @@ class Hub:
             await asyncio.sleep(self.deploy.lease_secs / 10)
             late = time.monotonic() - self.deploy.lease_secs
             for client in [c for c, heard in self.heard.items() if heard < late]:
+                if self.heard.get(client, late) >= late:
+                    continue  # it has left, or was heard of, while another's end was written down
                 del self.heard[client]
                 name = self.conductor.roster.members[client].name
                 lease = self.deploy.lease_secs
@@ -239,23 +243,33 @@ class Hub:
             await self.submit(Kind.STARTED)
 
     async def with_space(self, write: Callable[..., T], *args: Any) -> T:
-        """Calls `write` in a thread; while the disk is full the server waits, and says so."""
-        while True:
-            try:
-                done = await asyncio.to_thread(write, *args)
-            except (OSError, RunFolderError) as error:
-                cause = error.__cause__ if isinstance(error, RunFolderError) else error
-                if not (isinstance(cause, OSError) and cause.errno in FULL):
-                    raise
-                if not self.paused:
-                    self.paused = f"the disk is full: the run waits until there is room ({error})"
-                    self.say(self.paused)
+        """Calls `write` in a thread; while the disk is full the server waits, and says so.
+
+        A full disk may have room for a line and none for an update: it is full until nothing waits any more.
+        """
+        waits = False
+        try:
+            while True:
+                try:
+                    done = await asyncio.to_thread(write, *args)
+                except (OSError, RunFolderError) as error:
+                    cause = error.__cause__ if isinstance(error, RunFolderError) else error
+                    if not (isinstance(cause, OSError) and cause.errno in FULL):
+                        raise
+                    self._num_full += not waits
+                    waits = True
+                    if not self.paused:
+                        self.paused = f"the disk is full: the run waits until there is room ({error})"
+                        self.say(self.paused)
+                else:
+                    if waits and self._num_full == 1:
+                        self.say("there is room on the disk again: the run goes on")
+                    return done
                 await asyncio.sleep(0.5)
-                continue
-            if self.paused:
+        finally:  # also when who waits gives up
+            self._num_full -= waits
+            if not self._num_full:
                 self.paused = ""
-                self.say("there is room on the disk again: the run goes on")
-            return done
 
     def status(self) -> Mapping[str, Any]:
         """What a status page shows: small, bounded by the number of clients, made anew at every call."""

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 import numpy as np
@@ -73,7 +74,8 @@ class Service:
             for ticket, entry in hub.conductor.arrived.items()
             if "nonce" in entry.more
         )
-        self._locks: dict[int, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        """By ticket: one stream of an upload at a time. Gone when nobody holds one or waits for it."""
         self._awaited: dict[int, asyncio.Timeout] = {}
         """By ticket, how long the part of an upload is waited for that has not come yet."""
         self._turns = Turns(hub.deploy.call_secs / 2)
@@ -265,7 +267,11 @@ class Service:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"task {request.ticket} is over")
         assert row is not None
         model = await self._hub.with_space(self._hub.models.of, int(row["version"][0]))
-        with model.path.open("rb") as file:
+        try:
+            file = model.path.open("rb")
+        except FileNotFoundError:  # a version was made meanwhile, and no task needs this one any more
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"task {request.ticket} is over")
+        with file:
             file.seek(max(0, request.offset))
             piece = min(max(request.piece or PIECE, LEAST_PIECE), PIECE)
             while data := file.read(piece):
@@ -306,8 +312,6 @@ class Service:
                 return await self._upload(member, head, parts, context, began)
             finally:
                 self._turns.end(head.ticket)
-                if not self._hub.conductor.is_out(member.client, head.ticket):
-                    self._locks.pop(head.ticket, None)
 
     async def _upload(
         self, member: Member, head: Any, parts: AsyncIterator[Any], context: Any, began: float
