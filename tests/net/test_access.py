@@ -134,9 +134,26 @@ def test_failed_attempts_take_bounded_memory() -> None:
 
 
 def test_a_damaged_access_file_is_named(door: Door) -> None:
-    (door.folder / "access.json").write_text('{"tokens": 3}')
+    place = door.folder / "access.json"
+    place.write_text('{"tokens": 3}')
     with pytest.raises(CertificateError, match=r"access\.json is damaged"):
-        door.by_token("x", "client")
+        access.add_token(door.folder, "c1")
+
+
+def test_while_the_access_file_is_damaged_callers_are_to_try_again_and_the_operator_is_told(
+    door: Door,
+) -> None:
+    """gRPC's UNAVAILABLE: clients that wait go on when it is repaired."""
+    token = access.add_token(door.folder, "c1")
+    place = door.folder / "access.json"
+    good = place.read_text()
+    place.write_text('{"tokens": 3}')
+    error = refused(door, token, "client")
+    assert error.code == "UNAVAILABLE" and "access.json is damaged" in str(error)
+    assert str(door.folder) not in str(error)
+    assert f"{place} is damaged" in str(door.lines()[-1]["why"])
+    place.write_text(good)
+    assert door.by_token(token, "client").name == "c1"
 
 
 def test_the_audit_log_is_for_its_owner_and_survives_a_lost_disk(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from muster.job import Job
 from muster.job.names import algorithms
 from muster.learn.accumulator import Folding
 from muster.learn.plane import DataPlane, by_coordinate, load_moment, save_moment
+from muster.net.certs import write_file
 from muster.net.conductor import Conductor
 from muster.net.journal import JOURNAL, Entry, Note, read
 from muster.net.received import Examine, MissingUpdateError, Received
@@ -41,6 +41,7 @@ from .errand import Errand, demanded, written
 from .examiner import Start
 
 CLIENTS, SECRET = "clients", "secret"
+SECRET_BYTES = 32
 
 Say = Callable[[str], None]
 
@@ -241,13 +242,14 @@ def errand_of(job: Job, start: Start, data: FederatedData) -> Errand:
 
 
 def _secret(folder: Path) -> bytes:
-    """The run's secret, made when the run begins: sessions and nonces come from it."""
+    """The run's secret, made when the run begins: sessions and nonces come from it.
+
+    One that is not whole is made anew: nobody may be able to guess it, and clients join again by themselves.
+    """
     path = folder / SECRET
-    if path.is_file():
-        return path.read_bytes()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(made := secrets.token_bytes(32))
+    if path.is_file() and len(held := path.read_bytes()) == SECRET_BYTES:
+        return held
+    write_file(path, made := secrets.token_bytes(SECRET_BYTES), 0o600)
     return made
 
 

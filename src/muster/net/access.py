@@ -168,7 +168,7 @@ class Gatekeeper:
             if wait > 0:
                 text = f"too many refused calls from {where}: try again in {wait:.0f} s"
                 raise AccessError("RESOURCE_EXHAUSTED", text) from denied
-            self._audit.line(peer, what, allowed=False, why=str(denied))
+            self._audit.line(peer, what, allowed=False, why=str(denied.__cause__ or denied))
             raise
         return peer
 
@@ -215,7 +215,11 @@ class Gatekeeper:
         except OSError:
             stamp = None
         if stamp != self._stamp:
-            self._access, self._stamp = _read_access(self._folder), stamp
+            try:
+                self._access, self._stamp = _read_access(self._folder), stamp
+            except CertificateError as error:
+                text = f"the server's {ACCESS} is damaged: its operator finds in the audit log what to do"
+                raise AccessError("UNAVAILABLE", text) from error
 
 
 def same_secret(left: str, right: str) -> bool:

@@ -106,7 +106,9 @@ class Gate:
             address = (scope.get("client") or ("unknown", 0))[0]
             scope["user"] = self._check(token, address, scope["path"], "".join(chain).encode())
         except AccessError as error:
-            status = {"PERMISSION_DENIED": 403, "RESOURCE_EXHAUSTED": 429}.get(error.code, 401)
+            status = {"PERMISSION_DENIED": 403, "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503}.get(
+                error.code, 401
+            )
             return JSONResponse({"error": str(error)}, status)
         if in_address and scope["method"] == "GET" and not bearer:
             moved = RedirectResponse(scope["path"], 303)
