@@ -16,6 +16,7 @@ from muster.learn.learners import choose_engine, make_learner
 from muster.learn.numerics import Numerics
 from muster.models.convolutional import ConvNet2, LeafCNN
 from muster.tasks.classification import Classification
+from worlds.rig import small
 from worlds.toy import FACTS
 
 torch = pytest.importorskip("torch")
@@ -86,6 +87,23 @@ def test_what_all_clients_are_sent_goes_there_once(clients):
         run(learner, SGD(lr=0.1), federated(FACTS), chunk=6, rounds=1, clients=clients)
     size = learner.spec.size
     assert [count for count in machine.there if count % size == 0] == [size]
+
+
+@pytest.mark.parametrize("chunk", [0, 4])
+def test_clients_are_measured_on_the_examples_that_lie_there(chunk):
+    local, data, one = small("qfedavg").local, federated(MODELS["leaf"][2]), 2 * 8 * 8
+    assert local.needs_loss
+    asked = Numerics("auto", "auto", device="meta")
+    with OneDevice() as machine:
+        learner = (
+            made("meta", "leaf", local)
+            if chunk
+            else make_learner("torch", *MODELS["leaf"], local, WORK, asked)
+        )
+        machine.there.clear()
+        run(learner, local, data, chunk=chunk, rounds=1)
+    images = [count // one for count in machine.there if count % one == 0 and count != learner.spec.size]
+    assert images == [data.num_examples.sum()], "all of them, once"
 
 
 def test_shuffles_are_compiled_where_they_can_be_to_the_same_bits(monkeypatch):

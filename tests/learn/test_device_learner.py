@@ -281,6 +281,17 @@ def test_a_data_set_stays_there_if_it_fits(monkeypatch):
     wanted, labels = Classification().batch(FACTS, plain, np.array([2, 0]))
     assert inputs.numpy().tobytes() == wanted.tobytes() and targets.tolist() == labels.tolist()
     assert placed.slice(1, 3).start == placed.start + 1
+    both = placed.joined([near.client(5).slice(1, 4)])
+    whole = plain.joined([federated.client(5).slice(1, 4)])
+    assert both.y.tolist() == whole.y.tolist() and len(both) == len(plain) + 3
+    for found, of, part in (
+        (placed, plain, slice(2, 9)),
+        (both, whole, slice(0, 100)),
+        (both.slice(1, len(both)), whole.slice(1, len(whole)), slice(0, 3)),
+    ):
+        wanted, labels = Classification().batch(FACTS, of, part)
+        inputs, targets = learner._tensors(found, part)
+        assert inputs.numpy().tobytes() == wanted.tobytes() and targets.tolist() == labels.tolist()
     with pytest.raises(IndexError, match="client 12 does not exist"):
         near.client(12)
     needs = sum(SIZES) * (4 * 4 + 8)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 
@@ -43,3 +45,8 @@ class Examples:
     def slice(self, start: int, stop: int) -> Examples:
         """Examples start..stop, as views."""
         return Examples(self.x[start:stop], self.y[start:stop], self.text)
+
+    def joined(self, others: Sequence[Examples]) -> Examples:
+        """These and those of others of the same data set as one, in arrays of their own."""
+        x, y = (np.concatenate([getattr(each, name) for each in (self, *others)]) for name in ("x", "y"))
+        return Examples(x, y, self.text)

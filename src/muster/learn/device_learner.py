@@ -211,11 +211,7 @@ class DeviceLearner(TorchLearner):
 
         They come from the data set on the device, or from a copy of all of the client's examples, made now.
         """
-        if isinstance(examples, Placed) and examples.there is not None:
-            span = slice(examples.start, examples.start + len(examples))
-            inputs, targets = examples.there.inputs[span], examples.there.targets[span]
-        else:
-            inputs, targets = self._tensors(examples, slice(0, len(examples)))
+        inputs, targets = self._tensors(examples, slice(0, len(examples)))
 
         def draw(index: Tensor | Batch) -> tuple[Tensor, Tensor]:
             if not isinstance(index, Tensor):
@@ -225,7 +221,10 @@ class DeviceLearner(TorchLearner):
         return draw
 
     def _tensors(self, examples: Examples, index: npt.NDArray[np.int64] | slice) -> tuple[Tensor, Tensor]:
-        """Copied to the device."""
+        """On the device: as they lie there, or copied."""
+        if isinstance(examples, Placed) and isinstance(index, slice):
+            start, stop, _ = index.indices(len(examples))
+            return examples.tensors(start, stop)
         inputs, targets = self._task.batch(self._facts, examples, index)
         return torch.from_numpy(inputs).to(self._device), torch.from_numpy(targets).to(self._device)
 

@@ -50,16 +50,10 @@ def measured(
         looked = [(i, each) for i, each in zip(group, examples, strict=True) if len(each)]
         if not looked:
             continue
-        scores = learner.scores(models[group[0]], side_by_side([each for _, each in looked]))
+        (_, first), *others = looked
+        every = first.joined([each for _, each in others]) if others else first
+        scores = learner.scores(models[group[0]], every)
         ends = np.cumsum([len(each) for _, each in looked])[:-1]
         for name in found.keys() & scores.keys():
             found[name][[i for i, _ in looked]] = [part.mean() for part in np.split(scores[name], ends)]
     return found
-
-
-def side_by_side(examples: Sequence[Examples]) -> Examples:
-    """Those of several clients as one; of a single one they are its own."""
-    if len(examples) == 1:
-        return examples[0]
-    x, y = (np.concatenate([getattr(each, name) for each in examples]) for name in ("x", "y"))
-    return Examples(x, y, examples[0].text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -36,11 +38,37 @@ class Placed(Examples):
 
     there: Resident | None = None
     start: int = 0
+    places: npt.NDArray[np.int64] | None = None
+    """Where each lies, i64[N], if not one after another; `x` is empty then."""
 
     def slice(self, start: int, stop: int) -> Placed:
         """Examples start..stop, as views."""
         plain = super().slice(start, stop)
-        return Placed(plain.x, plain.y, plain.text, self.there, self.start + start)
+        places = None if self.places is None else self.places[start:stop]
+        return Placed(plain.x, plain.y, plain.text, self.there, self.start + start, places)
+
+    def joined(self, others: Sequence[Examples]) -> Placed:
+        """These and those of others that lie there too, by their places; no input is copied."""
+        every = [self, *(each for each in others if isinstance(each, Placed) and each.there is self.there)]
+        assert len(every) == 1 + len(others), "of one data set, as they are"
+        places = np.concatenate([each._where() for each in every])
+        labels = np.concatenate([each.y for each in every])
+        return Placed(self.x[:0], labels, self.text, self.there, 0, places)
+
+    def _where(self) -> npt.NDArray[np.int64]:
+        """Where each lies."""
+        return np.arange(self.start, self.start + len(self)) if self.places is None else self.places
+
+    def tensors(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of start..stop on the device: views, if they lie one after another."""
+        assert self.there is not None
+        both = self.there.inputs, self.there.targets
+        if self.places is None:
+            inputs, targets = (each[self.start + start : self.start + stop] for each in both)
+        else:
+            chosen = torch.from_numpy(self.places[start:stop]).to(both[0].device)
+            inputs, targets = (each.index_select(0, chosen) for each in both)
+        return inputs, targets
 
 
 class ResidentData(FederatedData):
