@@ -87,6 +87,7 @@ def agree(sequential, together):
 @pytest.mark.parametrize(
     ("local", "work"),
     [
+        (SGD(), Work(epochs=2, batch_size=3)),
         (SGD(momentum=0.9, weight_decay=0.1), Work(epochs=2, batch_size=4)),
         (SGD(clip_norm=0.05), Work(batch_size=0)),
         (Controlled(), Work(batch_size=3)),
@@ -95,6 +96,12 @@ def agree(sequential, together):
 def test_each_client_gets_in_jax_what_it_gets_alone(local, work):
     """Fewer cases: each is compiled."""
     agree(*both(local, work, together="jax"))
+
+
+def test_batches_that_are_not_thin_train_in_jax_too(monkeypatch):
+    pytest.importorskip("jax")
+    monkeypatch.setattr("muster.learn.jax_learner.FEW", 2)
+    agree(*both(SGD(), Work(batch_size=3), together="jax"))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

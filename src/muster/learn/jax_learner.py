@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,20 @@ from muster.tasks.task import Task
 
 from .cohort import few, stacked
 from .compiled import CompiledLearner
+from .descent import fixed_stride
 from .learner import Matrix
 
 if "jax" not in sys.modules:  # a learner computes on one thread; XLA reads this once
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 import jax
 import jax.numpy as jnp
+
+FEW = 24
+"""Examples of a batch, up to which a weight's gradient is written as a sum of outer products: XLA's own
+product of matrices so thin takes up to twice as long."""
+
+Layers: TypeAlias = list[tuple[Any, Any]]
+"""Weight [in, out] and bias [out] of each dense layer, traced."""
 
 
 class JaxLearner(CompiledLearner):
@@ -45,6 +53,7 @@ class JaxLearner(CompiledLearner):
     def __init__(self, model: Model, task: Task, facts: Facts, local: Local, work: Work) -> None:
         super().__init__(model, task, facts, local, work)
         task.jax_loss(jnp.zeros((1, facts.num_classes)), jnp.zeros(1, jnp.int32))
+        self._stride = fixed_stride(local) if type(local).settle is Local.settle else None
         self._program = jax.jit(self._clients, static_argnames="shared")
 
     def _descended(
@@ -58,13 +67,14 @@ class JaxLearner(CompiledLearner):
     ) -> tuple[Vectors, Vectors, list[tuple[int, npt.NDArray[Any]]]]:
         count, most = filled.shape
         rows, steps = _power_of_two(count), few(most)
-        index = np.pad(index, ((0, rows - count), (0, steps - most), (0, 0)))
-        filled = np.pad(filled, ((0, rows - count), (0, steps - most)))
+        index, filled = _padded(index, rows, steps, index.shape[2]), _padded(filled, rows, steps)
         inputs, targets = self._task.batch(self._facts, examples, index.reshape(-1))
         inputs = inputs.reshape(*index.shape, -1)
         shared = all(vector.strides[0] == 0 or count == 1 for vector in received.values())
-        sent = {n: np.asarray(v[0]) if shared else _rows(v, rows) for n, v in received.items()}
-        kept = {n: _rows(v, rows) for n, v in stacked(self._local.fresh(received), before).items()}
+        sent = {n: np.asarray(v[0]) if shared else _padded(v, rows, v.shape[1]) for n, v in received.items()}
+        kept = {
+            n: _padded(v, rows, v.shape[1]) for n, v in stacked(self._local.fresh(received), before).items()
+        }
         done = self._program(
             sent, kept, inputs, targets.reshape(index.shape), filled.astype(np.int32), shared=shared
         )
@@ -100,6 +110,11 @@ class JaxLearner(CompiledLearner):
         params, memory = local.begin(sent, kept)
         for number in range(local.passes):
             params, memory = local.enter(number, params, sent, memory)
+            if self._stride is not None and inputs.shape[1] <= FEW:
+                layers, found = jax.lax.scan(self._straight, self._turned(params), (inputs, targets, filled))
+                params = self._flat(layers)
+                losses.append(found)
+                continue
             # Each client has a first step. It is done before the loop, which wants a memory of fixed shape.
             carried, first = self._batch(sent, (params, memory), inputs[0], targets[0], filled[0])
             rest = partial(self._step, sent)
@@ -108,6 +123,18 @@ class JaxLearner(CompiledLearner):
             losses.append(jnp.concatenate([first[None], others]))
         params, ups, state = local.finish(params, sent, memory, jnp.sum(filled > 0)[None].astype(jnp.float32))
         return params - sent["model"], ups, state, jnp.concatenate(losses, axis=1)
+
+    def _straight(self, layers: Layers, batch: Any) -> tuple[Layers, Any]:
+        """As `_step`, where each step of the rule is as far: the gradient goes straight into the layers.
+
+        Beyond the client's last step it is 0.
+        """
+        losses = []
+        for _ in range(self._local.repeats):
+            slopes, each = jax.grad(self._mean_loss, has_aux=True)(layers, *batch, _thin)
+            layers = jax.tree.map(lambda value, slope: value - self._stride * slope, layers, slopes)
+            losses.append(each)
+        return layers, jnp.stack(losses)
 
     def _step(self, sent: Vectors, carried: Any, batch: Any) -> tuple[Any, Any]:
         """A step that may be beyond the client's last: it then changes nothing."""
@@ -118,26 +145,36 @@ class JaxLearner(CompiledLearner):
     def _batch(self, sent: Vectors, carried: Any, inputs: Any, targets: Any, filled: Any) -> tuple[Any, Any]:
         """All the rule does on one batch: parameters and memory after it, and the losses f32[R, B]."""
         (params, memory), losses = carried, []
-        real = (jnp.arange(len(targets)) < filled).astype(jnp.float32)
-
-        def mean_loss(layers: Any) -> tuple[Any, Any]:
-            each = self._task.jax_loss(_scores(layers, inputs), targets)
-            return jnp.sum(each * real) / jnp.maximum(filled, 1), each
-
         for _ in range(self._local.repeats):
-            slopes, each = jax.grad(mean_loss, has_aux=True)(self._views(params))
+            slopes, each = jax.grad(self._mean_loss, has_aux=True)(
+                self._turned(params), inputs, targets, filled, _dense
+            )
             params, memory = self._local.step(params, self._flat(slopes), sent, memory)
             losses.append(each)
         params, memory = self._local.settle(params, sent, memory)
         return (params, memory), jnp.stack(losses)
 
-    def _flat(self, slopes: Any) -> Any:
-        """The layers' gradients as one vector, f32[size]; 0 in the padding."""
-        arrays = {
-            n: a
-            for names, pair in zip(self._names, slopes, strict=True)
-            for n, a in zip(names, pair, strict=True)
-        }
+    def _mean_loss(
+        self, layers: Layers, inputs: Any, targets: Any, filled: Any, dense: Callable[..., Any]
+    ) -> tuple[Any, Any]:
+        """Of a batch, over its first `filled` examples; and the losses of all, f32[B]."""
+        for i, (weight, bias) in enumerate(layers):
+            inputs = dense(inputs, weight, bias)
+            if i + 1 < len(layers):
+                inputs = jax.nn.relu(inputs)
+        each = self._task.jax_loss(inputs, targets)
+        real = (jnp.arange(len(targets)) < filled).astype(jnp.float32)
+        return jnp.sum(each * real) / jnp.maximum(filled, 1), each
+
+    def _turned(self, params: Any) -> Layers:
+        """Weight [in, out] and bias [out] of each layer: the way round in which XLA multiplies faster."""
+        return [(weight.T, bias) for weight, bias in self._views(params)]
+
+    def _flat(self, layers: Layers) -> Any:
+        """Arrays like those of `_turned` as one vector, f32[size]; 0 in the padding."""
+        arrays = {}
+        for (weight, bias), (its_weight, its_bias) in zip(self._names, layers, strict=True):
+            arrays[weight], arrays[bias] = its_weight.T, its_bias
         pieces, at = [], 0
         for e in self.spec.entries:
             pieces += [jnp.zeros(e.offset - at)] * (e.offset > at) + [arrays[e.name].reshape(-1)]
@@ -145,18 +182,31 @@ class JaxLearner(CompiledLearner):
         return jnp.concatenate([*pieces, jnp.zeros(self.spec.size - at)])
 
 
-def _scores(layers: Any, inputs: Any) -> Any:
-    """f32[B, classes]."""
-    for i, (weight, bias) in enumerate(layers):
-        inputs = inputs @ weight.T + bias
-        if i + 1 < len(layers):
-            inputs = jax.nn.relu(inputs)
-    return inputs
+def _dense(inputs: Any, weight: Any, bias: Any) -> Any:
+    """What a layer makes of a batch, f32[B, out]."""
+    return inputs @ weight + bias
 
 
-def _rows(matrix: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
-    """A matrix with rows of zeros added, up to so many."""
-    return np.pad(np.asarray(matrix), ((0, count - len(matrix)), (0, 0)))
+def _thin_backward(read: Any, slope: Any) -> Any:
+    """The gradients at `_thin`'s arguments, from inputs and weight, and the gradient at the outputs."""
+    inputs, weight = read
+    # as they are, not made anew for each product
+    fixed = jax.lax.optimization_barrier((inputs, slope))  # type: ignore[no-untyped-call]
+    products = [x[:, None] * y[None] for x, y in zip(*fixed, strict=True)]
+    return slope @ weight.T, sum(products[1:], products[0]), slope.sum(0)
+
+
+_thin = jax.custom_vjp(_dense)
+_thin.defvjp(lambda inputs, weight, bias: (_dense(inputs, weight, bias), (inputs, weight)), _thin_backward)
+
+
+def _padded(array: npt.NDArray[Any], *shape: int) -> npt.NDArray[Any]:
+    """The array with zeros behind it in each direction, up to this shape."""
+    if array.shape == shape:
+        return np.asarray(array)
+    whole = np.zeros(shape, array.dtype)
+    whole[tuple(map(slice, array.shape))] = array
+    return whole
 
 
 def _power_of_two(count: int) -> int:
