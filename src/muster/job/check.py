@@ -13,7 +13,7 @@ from muster.core.errors import DataError, FieldError, JobError, nearest
 from muster.core.tables import REPORT
 from muster.devices.imported import Imported
 from muster.devices.trace_folder import read_facts
-from muster.learn.device import conflict
+from muster.learn.device import conflict, unrecorded
 from muster.models.own import OwnModel
 from muster.models.recurrent import CharLSTM
 from muster.sim.link import MAX_FLOWS
@@ -153,6 +153,8 @@ def _backend(job: Job) -> list[Conflict]:
         return [(place, f"engine.backend is {wanted!r}, but model {model} allows only: {allowed}")]
     if problem := conflict(job.engine.device, wanted):
         return [((("engine", "device"), ("engine",)), problem)]
+    if job.engine.graphs and (problem := unrecorded(job.engine.device, job.engine.mode)):
+        return [((("engine", "graphs"), ("engine",)), problem)]
     fix = "pip install 'muster-fl[torch]'"
     if wanted == "torch" and not has_torch:
         return [(place, f"engine.backend is 'torch', but torch is not installed: {fix}")]

@@ -63,6 +63,20 @@ def conflict(device: str, backend: str) -> str:
     )
 
 
+def unrecorded(device: str, mode: str) -> str:
+    """Why steps cannot be recorded as CUDA graphs on a device and in a mode; empty if they may be."""
+    if device == "cpu":
+        found = "engine.device is cpu"
+    elif mode == "sequential":
+        found = "clients train one after another"
+    else:
+        return ""
+    return (
+        f"engine.graphs is for cohorts on a GPU, but {found}; use engine.device=cuda with "
+        "engine.mode=cohort, or engine.graphs=false"
+    )
+
+
 def lacking(device: str) -> str:
     """Why torch cannot compute on `device` (cuda or cuda:N) here; empty if it can."""
     if find_spec("torch") is None:

@@ -26,6 +26,7 @@ from muster.tasks.task import Task
 
 from .client import ClientData, OwnClient, run_client
 from .descent import descend, to_arrays
+from .device import unrecorded
 from .fused import Fused, steps_along, wide_layers
 from .layout import pool_first, pools, turn
 from .learner import Learner, Matrix, Scores, Sent, Trained
@@ -75,11 +76,7 @@ class TorchLearner(Learner):
                 "use auto, or engine.mode=cohort"
             )
         if numerics.graphs:
-            raise UserError(
-                "engine.graphs is for cohorts on a GPU, but "
-                + ("engine.device is cpu" if self._device == CPU else "clients train one after another")
-                + "; use engine.device=cuda with engine.mode=cohort, or engine.graphs=false"
-            )
+            raise UserError(unrecorded(numerics.device, "sequential"))
         gradients = self._gradients(numerics)
         along = gradients != "plain" and not isinstance(local, OwnClient) and steps_along(local)
         self._flat = FlatModule(build(model, task, facts, 0), not along, self._device)
