@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from muster.net import turns
-from muster.net.turns import Turns
+from muster.net.turns import Sending, Turns
 
 LONG = 60.0
 """Seconds that no test waits for."""
@@ -133,5 +133,57 @@ def test_a_call_that_is_made_again_takes_the_place_of_the_first() -> None:
         await asyncio.sleep(0.1)
         queue.end(1)
         assert await second and not await first
+
+    run(work())
+
+
+def test_messages_go_out_in_the_order_in_which_they_were_ready() -> None:
+    async def work() -> None:
+        sending, ends, out = Sending(most=2), [asyncio.Event() for _ in range(4)], list[int]()
+
+        async def send(number: int) -> None:
+            async with sending.turn():
+                out.append(number)
+                await ends[number].wait()
+
+        tasks = [asyncio.create_task(send(number)) for number in range(4)]
+        await settled()
+        assert out == [0, 1]
+        ends[1].set()
+        await settled()
+        assert out == [0, 1, 2]
+        tasks[0].cancel()  # its client has gone
+        await settled()
+        assert out == [0, 1, 2, 3]
+        for end in ends:
+            end.set()
+        await asyncio.gather(*tasks[1:])
+
+    run(work())
+
+
+def test_a_message_that_its_client_does_not_take_holds_up_nobody_and_ends_one_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "SLOW_SECS", 0.05)
+
+    async def work() -> None:
+        sending, end = Sending(most=1), asyncio.Event()
+
+        async def send(until: asyncio.Event) -> None:
+            async with sending.turn():
+                await until.wait()
+
+        slow = asyncio.create_task(send(end))
+        await settled()
+        monkeypatch.setattr(turns, "SLOW_SECS", LONG)
+        async with sending.turn():  # after SLOW_SECS
+            assert not slow.done()
+            end.set()
+            await slow
+            third = asyncio.create_task(send(end))
+            await settled()
+            assert not third.done()  # the slow one's end has freed nothing more
+        await third
 
     run(work())

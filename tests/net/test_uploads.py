@@ -1,4 +1,4 @@
-"""Many uploads at once: few are read from, the others wait for their turn without a stream."""
+"""Many transfers at once: few uploads are read from, and the others wait for their turn without a stream."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,7 +18,7 @@ from muster.net import service
 from muster.net.client import Client, Task
 from muster.net.journal import JOURNAL, Entry, Journal
 from muster.net.rpc import PIECE, pb
-from muster.net.turns import Turns
+from muster.net.turns import Sending, Turns
 from worlds.deployed import Rig, crowd, job_of, noise, simulated
 from worlds.disk import written_down
 
@@ -138,6 +139,26 @@ def test_an_upload_in_which_nothing_comes_is_told_with_the_time_out(make: Make) 
     with pytest.raises(grpc.RpcError) as caught:
         half_sent(clients[0], tasks[0]).result(10)
     assert "nothing came for deploy.stall_secs = 0.3 s" in str(caught.value)
+
+
+def test_a_client_that_takes_no_model_holds_up_no_other(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "Sending", partial(Sending, most=1))
+    rig = make(
+        replace(
+            job_of(rounds=1, num_clients=2), model=job_of(model={"name": "mlp", "hidden": [6000, 256]}).model
+        )
+    )
+    slow, fast = rig.client(0), rig.client(1)
+    for client in (slow, fast):
+        client.join()
+    task = fast.take()
+    assert task is not None
+    request = pb.DownloadRequest(caller=slow._caller, ticket=1 - task.ticket)
+    call = slow.link._stub.Download(request, metadata=slow.link._metadata)
+    assert len(next(call).data) == PIECE  # and no more, so that its window fills
+    fast.link.patience.stall_secs = 5.0
+    fast.link.download(fast._caller, task._raw, Path(slow._folder.name) / "again")
+    call.cancel()
 
 
 def test_a_server_keeps_nothing_of_uploads_that_never_end(make: Make) -> None:

@@ -33,7 +33,7 @@ from .reports import REASONS, REPORTED, UNSAID, report_row, said_or
 from .roster import Member
 from .rpc import LEAST_PIECE, PIECE, agreed, pb
 from .spool import DamagedError, Incoming
-from .turns import Turns
+from .turns import Sending, Turns
 from .wire import WireError, codecs
 
 MAX_CONSUMED = 100_000
@@ -78,7 +78,7 @@ class Service:
         """By ticket: one stream of an upload at a time. Gone when nobody holds one or waits for it."""
         self._awaited: dict[int, asyncio.Timeout] = {}
         """By ticket, how long the part of an upload is waited for that has not come yet."""
-        self._turns = Turns(hub.deploy.call_secs / 2)
+        self._turns, self._sending = Turns(hub.deploy.call_secs / 2), Sending()
         self._told: set[int] = set()
         self._admitted = 0.0
         self._joining = asyncio.Lock()
@@ -259,7 +259,7 @@ class Service:
         )
         return pb.AwaitReply(task=task, outcomes=told)
 
-    async def on_download(self, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def on_download(self, request: Any, context: Any) -> None:
         """The model of a task, from an offset on."""
         member = await self._member(request.caller, context, "Download")
         row = self._hub.conductor.task_of(member.client)
@@ -274,8 +274,12 @@ class Service:
         with file:
             file.seek(max(0, request.offset))
             piece = min(max(request.piece or PIECE, LEAST_PIECE), PIECE)
-            while data := file.read(piece):
-                yield pb.Chunk(data=data)
+            while True:
+                async with self._sending.turn():
+                    if not (data := file.read(piece)):
+                        break
+                    await context.write(pb.Chunk(data=data))
+                    del data  # who waits for its turn holds nothing
 
     async def on_held(self, request: Any, context: Any) -> Any:
         """Where an upload goes on, when it is its turn. The stream by which it came before is over."""

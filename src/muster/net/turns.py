@@ -1,10 +1,10 @@
-"""Uploads take turns: what they take of the server's memory does not grow with how many come at once."""
+"""Transfers take turns: what they take of the server's memory does not grow with how many come at once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from .rpc import CHUNK, PIECE
 
@@ -15,6 +15,36 @@ cores and a disk busy: docs/benchmarks.md, "A server under load"."""
 SLOW_SECS = PIECE / CHUNK
 """A client whose next message takes longer, who sends less than CHUNK bytes a second, is not held up by the
 server but by its own network. It holds up nobody either: its upload goes on without a turn."""
+
+
+class Sending:
+    """Messages of downloads that go out at once, `most`, in the order in which they were ready.
+
+    A turn is a message long, since who waits for one holds nothing, and no download stands still. A message
+    that its client does not take within SLOW_SECS holds up nobody: its turn is over, and it goes on alone.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self._free = asyncio.Semaphore(most)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """The block sends a message, when it is its turn."""
+        await self._free.acquire()
+        over = False
+
+        def end() -> None:
+            nonlocal over
+            if not over:
+                over = True
+                self._free.release()
+
+        timer = asyncio.get_running_loop().call_later(SLOW_SECS, end)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            end()
 
 
 class Turns:
