@@ -28,7 +28,7 @@ def run(updates: int, size: int, folder: Path) -> dict[str, float]:
     draw = np.random.default_rng(0)
     base = draw.integers(-1000, 1000, size).astype(np.float32)
     shifts = draw.permutation(updates).astype(np.float32)
-    spill = Spill(folder / "updates.f32", size)
+    spill = Spill(folder / "spill" / "updates.f32", size)  # which goes with its folder
     watches = Stopwatch(), Stopwatch(time.process_time)
     for row, shift in enumerate(shifts):
         with watches[0].at("write"), watches[1].at("write"):
