@@ -98,6 +98,23 @@ def test_each_client_gets_in_jax_what_it_gets_alone(local, work):
     agree(*both(local, work, together="jax"))
 
 
+def test_a_step_too_many_changes_nothing_whatever_it_reads():
+    """Five steps are compiled as six, and the last reads the data set's first example."""
+    pytest.importorskip("jax")
+    found = []
+    for first in (0.0, np.nan):
+        data = examples((4, 6, 5))
+        data.x[0] = first
+        learner = learners("jax")(MLP((5,)), Classification(), FACTS, SGD(), Work(steps=5, batch_size=3))
+        up = np.zeros((2, 1, learner.spec.size), np.float32)
+        sent = {"model": np.broadcast_to(learner.initial(3), (2, learner.spec.size))}
+        draws, owned = Draws(keys(0, "train", range(2), [0] * 2)), [slice(4, 10), slice(10, 15)]
+        learner.train_together(sent, data, owned, draws, up, [None] * 2, np.zeros(2, np.int64))
+        found.append(up)
+    assert np.abs(found[0]).max() > 1e-3
+    np.testing.assert_array_equal(*found)
+
+
 def test_batches_that_are_not_thin_train_in_jax_too(monkeypatch):
     pytest.importorskip("jax")
     monkeypatch.setattr("muster.learn.jax_learner.FEW", 2)

@@ -125,14 +125,13 @@ class JaxLearner(CompiledLearner):
         return params - sent["model"], ups, state, jnp.concatenate(losses, axis=1)
 
     def _straight(self, layers: Layers, batch: Any) -> tuple[Layers, Any]:
-        """As `_step`, where each step of the rule is as far: the gradient goes straight into the layers.
-
-        Beyond the client's last step it is 0.
-        """
-        losses = []
+        """As `_step`, where each step of the rule is as far: the gradient goes straight into the layers."""
+        losses, live = [], batch[2] > 0
         for _ in range(self._local.repeats):
             slopes, each = jax.grad(self._mean_loss, has_aux=True)(layers, *batch, _thin)
-            layers = jax.tree.map(lambda value, slope: value - self._stride * slope, layers, slopes)
+            layers = jax.tree.map(
+                lambda value, slope: jnp.where(live, value - self._stride * slope, value), layers, slopes
+            )
             losses.append(each)
         return layers, jnp.stack(losses)
 
