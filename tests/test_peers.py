@@ -28,12 +28,14 @@ def figures(peer, turn, secs, **more):
 
 def test_turns_alternate_and_go_on_where_they_stopped(compare, tmp_path):
     kept = compare.Kept(tmp_path / "figures.jsonl")
-    wanted = [("B", p, t) for t in range(2) for p in ("muster", "pfl", "fedlab")]
-    assert list(compare.missing(kept, ["B"], ["pfl", "fedlab"], 2)) == wanted
+    everybody = {"A": ("muster", "pfl", "fedlab"), "B": ("muster", "muster, numba", "pfl", "fedlab")}
+    wanted = [(work, peer, turn) for work, peers in everybody.items() for turn in range(2) for peer in peers]
+    assert list(compare.missing(kept, ["A", "B"], ["pfl", "fedlab"], 2)) == wanted
     kept.add(figures("muster", 0, 0.5))
     kept.add({"peer": "fedlab", "work": "B", "turn": 0, "failed": "no wheel"})  # is not tried again
     left = list(compare.missing(kept, ["B"], ["pfl", "fedlab"], 2))
-    assert left == [("B", "pfl", 0), ("B", "muster", 1), ("B", "pfl", 1)]
+    again = [("B", peer, 1) for peer in ("muster", "muster, numba", "pfl")]
+    assert left == [("B", "muster, numba", 0), ("B", "pfl", 0), *again]
     kept.drop(["muster"])
     assert [line["peer"] for line in kept.read()] == ["fedlab"]
 
@@ -61,3 +63,23 @@ def test_what_fails_is_kept_with_its_last_lines(compare, tmp_path):
         "failed": "cannot be installed: ERROR: no matching distribution",
     }
     assert json.loads(json.dumps(told)) == told
+
+
+def test_a_peer_is_told_the_work_and_muster_its_engine_too(compare, tmp_path, monkeypatch):
+    asked = []
+
+    def once(command, more, one_thread):
+        asked.append(([str(part).rpartition("/")[2] for part in command[1:]], one_thread))
+        return {"peer": "whoever", "secs": 1.0}
+
+    monkeypatch.setattr(compare, "once", once)
+    monkeypatch.setattr(compare, "python_of", lambda peer, folder: "python")
+    for peer in ("muster, numba", "pfl"):
+        assert compare.measure(peer, "B", 3, tmp_path, 2)["peer"] == peer
+    assert asked == [
+        (
+            ["peer_muster.py", "B", "--rounds", "3", "--workers", "2", "--engine", '{"backend": "numba"}'],
+            True,
+        ),
+        (["peer_pfl.py", "B", "--rounds", "3"], False),
+    ]
