@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from unittest.mock import MagicMock
 
 import torch
-
-for part in ("", ".datasets", ".transforms", ".models", ".utils", ".datasets.utils"):
-    sys.modules[f"torchvision{part}"] = MagicMock()  # FedLab imports it for data sets that are not used here
-
-from fedlab.contrib.algorithm.fedavg import FedAvgSerialClientTrainer, FedAvgServerHandler  # noqa: E402
-from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
-from torch_models import model  # noqa: E402
-from workload import Workload, measure  # noqa: E402
+import without_torchvision  # noqa: F401  before who imports it
+from fedlab.contrib.algorithm.fedavg import FedAvgSerialClientTrainer, FedAvgServerHandler
+from torch.utils.data import DataLoader, TensorDataset
+from torch_models import model
+from workload import Workload, measure
 
 
 class Data:

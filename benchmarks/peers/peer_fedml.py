@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import torch
-
-for part in ("", ".datasets", ".transforms", ".models", ".utils", ".datasets.utils"):
-    sys.modules[f"torchvision{part}"] = MagicMock()  # FedML imports it for data sets that are not used here
-
-from fedml.core import mlops  # noqa: E402
-from fedml.simulation.sp.fedavg.fedavg_api import FedAvgAPI  # noqa: E402
-from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
-from torch_models import model  # noqa: E402
-from workload import Workload, measure  # noqa: E402
+import without_torchvision  # noqa: F401  before who imports it
+from fedml.core import mlops
+from fedml.simulation.sp.fedavg.fedavg_api import FedAvgAPI
+from torch.utils.data import DataLoader, TensorDataset
+from torch_models import model
+from workload import Workload, measure
 
 
 class Timed(FedAvgAPI):

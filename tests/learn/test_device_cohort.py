@@ -21,7 +21,16 @@ from worlds.toy import FACTS
 
 torch = pytest.importorskip("torch")
 from muster.learn.resident import ResidentData  # noqa: E402
-from worlds.cohorts import MODELS, RULES, WORK, assert_alike, federated, made, run  # noqa: E402
+from worlds.cohorts import (  # noqa: E402
+    EACH_MODEL,
+    MODELS,
+    RULES,
+    WORK,
+    assert_alike,
+    federated,
+    made,
+    run,
+)
 from worlds.one_device import OneDevice  # noqa: E402
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use on this machine")
@@ -36,15 +45,7 @@ def test_every_rule_gives_in_a_cohort_there_what_it_gives_alone(rule):
     assert_alike(found, wanted)
 
 
-@pytest.mark.parametrize(
-    ("which", "numerics"),
-    [
-        ("leaf", {"convolutions": "direct", "gradients": "plain"}),
-        ("leaf", {"convolutions": "unfolded"}),
-        ("lstm", {}),
-    ],
-    ids=["grouped convolutions", "unfolded convolutions", "text"],
-)
+@EACH_MODEL
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 def test_models_give_in_a_cohort_there_what_they_give_alone(which, numerics, device):
     local, data = SGD(lr=0.1), federated(MODELS[which][2])

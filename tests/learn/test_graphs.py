@@ -18,7 +18,16 @@ torch = pytest.importorskip("torch")
 import muster.learn.graphs as graphs  # noqa: E402
 from muster.learn.device_cohort import DeviceCohort  # noqa: E402
 from muster.learn.resident import Resident  # noqa: E402
-from worlds.cohorts import MODELS, RULES, WORK, assert_alike, federated, made, run  # noqa: E402
+from worlds.cohorts import (  # noqa: E402
+    EACH_MODEL,
+    MODELS,
+    RULES,
+    WORK,
+    assert_alike,
+    federated,
+    made,
+    run,
+)
 from worlds.one_device import OneDevice  # noqa: E402
 from worlds.tape import Tape, taped  # noqa: E402
 
@@ -57,15 +66,7 @@ def test_every_rule_gives_by_recorded_steps_what_it_gives_step_by_step(rule, dev
 
 
 @DEVICES
-@pytest.mark.parametrize(
-    ("which", "numerics"),
-    [
-        ("leaf", {"convolutions": "direct", "gradients": "plain"}),
-        ("leaf", {"convolutions": "unfolded"}),
-        ("lstm", {}),
-    ],
-    ids=["grouped convolutions", "unfolded convolutions", "text"],
-)
+@EACH_MODEL
 def test_models_give_by_recorded_steps_what_they_give_step_by_step(which, numerics, device, tapes):
     local, data = SGD(lr=0.1), federated(MODELS[which][2])
     _, wanted = run(made(device, which, **numerics), local, data, chunk=6)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from muster.algorithms.fedavg import SGD, Mean
 from muster.core.examples import Facts
@@ -33,6 +34,16 @@ MODELS = {
     "leaf": (LeafCNN(dense=8), Classification(), IMAGES),
     "lstm": (CharLSTM(embed=4, hidden=8, layers=2), NextCharacter(), TEXT),
 }
+EACH_MODEL = pytest.mark.parametrize(
+    ("which", "numerics"),
+    [
+        ("leaf", {"convolutions": "direct", "gradients": "plain"}),
+        ("leaf", {"convolutions": "unfolded"}),
+        ("lstm", {}),
+    ],
+    ids=["grouped convolutions", "unfolded convolutions", "text"],
+)
+"""A model and how its clients are trained together."""
 RULES = {type(small(name).local).__name__: small(name).local for name in NAMES}
 
 

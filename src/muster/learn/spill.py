@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
+from muster.core.durable import make_folder
 from muster.core.params import Vector
 
 BLOCK_BYTES = 32 << 20
@@ -37,7 +38,7 @@ class Spill:
 
     @cached_property
     def _file(self) -> int:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)  # the clients' states may come to lie there, too
         return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
 
     def write(self, row: int, vector: Vector) -> None:
